@@ -1,0 +1,295 @@
+"""Layer, Guard, Link, and the one driver that runs a whole stack of adjacent layers.
+
+A *Layer* is a middleware and holds configuration. For each connection it may open a *Guard*, which holds that
+connection's state and is synchronous. What the guards of one connection share is the *Link*. The driver is the only
+asynchronous code; a Layer built around a Layer fuses with it, so a stack of eight costs one wrapper, not eight.
+
+Invariants (property-tested in ``tests/middleware/test_layer.py``):
+
+1. Layers open outermost first. ``closed`` is called exactly once for every guard that was opened, innermost first,
+   however the connection ends: refused, closed by either side, failed, or cancelled at any await.
+2. The caller's scope and events are never changed; the app gets one copy of the scope, made after all layers opened.
+3. On its way in an event meets the guards outermost first, on its way out innermost first; ``None`` drops it.
+4. Every scope that is not a WebSocket passes through untouched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar
+
+from .asgi import FRAMES_EXTENSION, ASGIApp, Channel, Event, Frames, Hooks, Receive, Scope, Send, client_host, deny
+from .channel import AsgiChannel
+from .close import ABNORMAL, GOING_AWAY, INTERNAL_ERROR, NORMAL, Close
+
+__all__ = ["Guard", "GuardHooks", "Layer", "Link", "Refuse"]
+
+logger = logging.getLogger("tidegate.middleware")
+
+
+class Refuse(Exception):
+    """Raised by ``Layer.open`` to refuse the handshake.
+
+    ``status`` is the HTTP status, ``close`` the ending it is counted as, ``retry_after`` seconds for ``Retry-After``,
+    ``detail`` one sentence for the client.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        close: Close,
+        *,
+        detail: str = "",
+        retry_after: float | None = None,
+        headers: Iterable[tuple[bytes, bytes]] = (),
+    ) -> None:
+        super().__init__(f"{status} {close.reason}" + (f": {detail}" if detail else ""))
+        self.status = status
+        self.close = close
+        self.detail = detail
+        self.retry_after = retry_after
+        self._headers = tuple(headers)
+
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """The response's extra headers; ``Retry-After`` is whole seconds, rounded up, at least one (RFC 9110 §10.2.3)."""
+        if self.retry_after is None:
+            return list(self._headers)
+        seconds = max(1, int(-(-self.retry_after // 1)))
+        return [(b"retry-after", str(seconds).encode()), *self._headers]
+
+
+class Guard:
+    """One connection's state in one layer. Override only what is needed: hooks left alone cost nothing."""
+
+    __slots__ = ()
+    overridden: ClassVar[frozenset[str]] = frozenset()
+
+    def __init_subclass__(cls) -> None:
+        hooks = ("accepting", "inbound", "outbound", "waiting")
+        cls.overridden = frozenset(name for name in hooks if getattr(cls, name) is not getattr(Guard, name))
+
+    def accepting(self, event: Event) -> Event:
+        """The ``websocket.accept`` event on its way out; return it or a changed copy."""
+        return event
+
+    def inbound(self, event: Event) -> Event | None:
+        """A ``websocket.receive`` event on its way in; return it, a changed copy, or ``None`` to drop it."""
+        return event
+
+    def outbound(self, event: Event) -> Event | None:
+        """A ``websocket.send`` event on its way out; as ``inbound``. Frames written ready-made do not pass here."""
+        return event
+
+    def waiting(self) -> None:
+        """The app has handled the last message and asks for the next."""
+
+    def closed(self, close: Close) -> None:
+        """The connection is over, for this reason. Called exactly once."""
+
+
+class Link:
+    """What the layers of one connection share. Made by the driver, one per connection and driver."""
+
+    __slots__ = ("_observers", "_timers", "_updates", "channel", "refusal", "scope")
+
+    def __init__(self, scope: Scope, channel: Channel) -> None:
+        self.scope = scope
+        """The connection's scope; read only for layers."""
+        self.channel = channel
+        self.refusal: Refuse | None = None
+        """The refusal that ended the handshake, if one did."""
+        self._updates: dict[str, Any] | None = None
+        self._observers: list[Callable[[str, float], None]] | None = None
+        self._timers: list[asyncio.TimerHandle] | None = None
+
+    @property
+    def route(self) -> str:
+        """The route's template where a router has told it (never the raw path), else ``other``: safe as a label."""
+        route = self.scope.get("route")
+        return str(getattr(route, "path", None) or self.scope.get("path_template") or "other")
+
+    @property
+    def client(self) -> str:
+        """The peer's address, ``""`` when unknown. Behind a proxy: what the server made of its headers."""
+        return client_host(self.scope)
+
+    @property
+    def user(self) -> Any:
+        """Who it is, as an authentication layer (``set(user=…)``) or an outer middleware said; else ``None``."""
+        if self._updates is not None and "user" in self._updates:
+            return self._updates["user"]
+        return self.scope.get("user")
+
+    @property
+    def subprotocols(self) -> Sequence[str]:
+        """The subprotocols that inner layers and the app are offered, in the client's order of preference."""
+        offered = (self._updates or {}).get("subprotocols", self.scope.get("subprotocols"))
+        return tuple(offered or ())
+
+    @property
+    def frames(self) -> Frames | None:
+        """The frames extension where the server offers it and nobody wraps the connection in between."""
+        return None if isinstance(self.channel, AsgiChannel) else self.channel  # type: ignore[return-value]  # the only other kind
+
+    def now(self) -> float:
+        """Seconds on a clock that never goes back."""
+        return time.monotonic()
+
+    def set(self, **updates: Any) -> None:
+        """Put keys into the scope that inner layers and the app see. Only useful in ``open``."""
+        self._updates = {**(self._updates or {}), **updates}
+
+    def observe(self, name: str, value: float = 1.0) -> None:
+        """Report a figure to whoever measures; free when nobody does."""
+        if self._observers is not None:
+            for observer in self._observers:
+                observer(name, value)
+
+    def subscribe(self, observer: Callable[[str, float], None]) -> None:
+        """Receive what the connection's layers ``observe`` from now on."""
+        self._observers = [*(self._observers or ()), observer]
+
+    def hold(self, seconds: float) -> None:
+        """Do not read further for ``seconds``: the client feels it as backpressure and nothing is lost."""
+        self.channel.hold(seconds)
+
+    def close(self, close: Close) -> None:
+        """End the connection. The first reason wins."""
+        self.channel.close(close)
+
+    def close_after(self, seconds: float, close: Close) -> None:
+        """End the connection after ``seconds`` unless it has ended by then."""
+        timer = asyncio.get_running_loop().call_later(seconds, self.channel.close, close)
+        self._timers = [*(self._timers or ()), timer]
+
+    def finished(self) -> None:
+        """Cancel what is still pending; called by the driver."""
+        for timer in self._timers or ():
+            timer.cancel()
+        self._timers = None
+
+    def scope_for_app(self) -> Scope:
+        """The scope with all updates; becomes the link's own, so that a router's findings are seen here too."""
+        self.scope = {**self.scope, **(self._updates or {})}
+        return self.scope
+
+
+class GuardHooks(Hooks):
+    """The hooks of one connection's guards, outermost first, reduced to those that are overridden."""
+
+    __slots__ = ("_accepting", "_inbound", "_outbound", "_waiting")
+
+    def __init__(self, guards: Sequence[Guard]) -> None:
+        def having(name: str, guards: Iterable[Guard]) -> tuple[Guard, ...]:
+            return tuple(guard for guard in guards if name in guard.overridden)
+
+        self._accepting = having("accepting", reversed(guards))
+        self._inbound = having("inbound", guards)
+        self._outbound = having("outbound", reversed(guards))
+        self._waiting = having("waiting", reversed(guards))
+
+    def accepting(self, event: Event) -> Event:
+        for guard in self._accepting:
+            event = guard.accepting(event)
+        return event
+
+    def inbound(self, event: Event) -> Event | None:
+        for guard in self._inbound:
+            passed = guard.inbound(event)
+            if passed is None:
+                return None
+            event = passed
+        return event
+
+    def outbound(self, event: Event) -> Event | None:
+        for guard in self._outbound:
+            passed = guard.outbound(event)
+            if passed is None:
+                return None
+            event = passed
+        return event
+
+    def waiting(self) -> None:
+        for guard in self._waiting:
+            guard.waiting()
+
+
+class Layer:
+    """Base of every middleware here: a pure ASGI app around an ASGI app. Around another Layer it fuses with it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        inner = app if isinstance(app, Layer) else None
+        self._layers: tuple[Layer, ...] = (self, *inner._layers) if inner else (self,)
+        self._endpoint: ASGIApp = inner._endpoint if inner else app
+
+    async def open(self, link: Link) -> Guard | None:
+        """Look at a handshake: return a guard, ``None`` to have no part in this connection, or raise ``Refuse``."""
+        return None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "websocket":
+            await self._endpoint(scope, receive, send)
+            return
+        link = Link(scope, _channel(scope, receive, send))
+        guards: list[Guard] = []
+        try:
+            if await self._open_all(link, guards):
+                link.channel.install(GuardHooks(guards))
+                await self._endpoint(link.scope_for_app(), link.channel.receive, link.channel.send)
+        except BaseException as error:
+            link.channel.finish(_ending_of(error), "server")
+            raise
+        finally:
+            _close_guards(link, guards)
+
+    async def _open_all(self, link: Link, guards: list[Guard]) -> bool:
+        """Open every layer, outermost first; on a refusal answer the client and return False."""
+        try:
+            for layer in self._layers:
+                guard = await layer.open(link)
+                if guard is not None:
+                    guards.append(guard)
+        except Refuse as refusal:
+            link.refusal = refusal
+            link.channel.finish(refusal.close, "server")
+            await deny(
+                link.scope, link.channel.receive, link.channel.send,
+                status=refusal.status, close=refusal.close, detail=refusal.detail, headers=refusal.headers,
+            )  # fmt: skip
+            return False
+        return True
+
+
+def _channel(scope: Scope, receive: Receive, send: Send) -> Channel:
+    frames: Frames | None = (scope.get("extensions") or {}).get(FRAMES_EXTENSION)
+    if frames is not None and frames.carries(receive, send):
+        return frames
+    return AsgiChannel(receive, send)
+
+
+def _ending_of(error: BaseException) -> Close:
+    """What a connection whose app raised is counted as: an error that carries its ``close`` knows better."""
+    close = getattr(error, "close", None)
+    if isinstance(close, Close):
+        return close
+    if isinstance(error, asyncio.CancelledError):
+        return GOING_AWAY
+    return ABNORMAL if isinstance(error, OSError) else INTERNAL_ERROR
+
+
+def _close_guards(link: Link, guards: list[Guard]) -> None:
+    channel = link.channel
+    link.finished()
+    channel.finish(NORMAL if channel.accepted else INTERNAL_ERROR, "server")
+    ending = channel.ending
+    assert ending is not None, "finish() sets the ending"
+    for guard in reversed(guards):
+        try:
+            guard.closed(ending)
+        except Exception:  # one guard's mistake must not cost the others their clean-up
+            logger.exception("%s.closed failed", type(guard).__name__)
