@@ -1,0 +1,1 @@
+"""Tests of image, chart, dashboards and alerts."""

@@ -1,0 +1,1 @@
+"""Tests of the middleware package; mirrors its tree."""
