@@ -1,0 +1,81 @@
+"""The environment as a source of settings: which variables are ours, and which only look like it.
+
+A variable that is no setting is never an error, because orchestrators put their own next to ours; it is reported, with the
+nearest known name, by ``unknown_variables``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+
+from pydantic import BaseModel
+from pydantic_settings import BaseSettings, EnvSettingsSource
+
+__all__ = ["CONFIG_VARIABLE", "ENV_PREFIX", "KnownEnvironment", "env_name", "field_paths", "nearest", "unknown_variables"]
+
+ENV_PREFIX = "TIDEGATE_"
+CONFIG_VARIABLE = "TIDEGATE_CONFIG"
+"""Names the configuration file; not a setting itself."""
+
+_SERVICE_LINK = re.compile(r"TIDEGATE_(SERVICE_(HOST|PORT)|PORT_\d+_(TCP|UDP))")
+"""What Kubernetes sets in every pod of a namespace that has a Service named ``tidegate``."""
+
+
+def env_name(path: str) -> str:
+    """The environment variable of a dotted setting: ``rate_limit.burst`` → ``TIDEGATE_RATE_LIMIT__BURST``."""
+    return ENV_PREFIX + path.replace(".", "__").upper()
+
+
+def field_paths(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """The dotted name of every setting in ``model``, in the order of the models."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from field_paths(field.annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def is_service_link(name: str, value: str) -> bool:
+    """True for a variable that Kubernetes made out of a Service named ``tidegate``, such as ``TIDEGATE_PORT=tcp://10.0.0.7:80``."""
+    return bool(_SERVICE_LINK.match(name.upper())) or (name.upper() == "TIDEGATE_PORT" and value.startswith(("tcp://", "udp://")))
+
+
+class KnownEnvironment(EnvSettingsSource):
+    """``TIDEGATE_*`` variables that are settings; all others are left out."""
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        known = {env_name(path).lower() for path in field_paths(self.settings_cls)}
+        groups = {env_name(name).lower() for name in self.settings_cls.model_fields}
+        return {
+            name: value
+            for name, value in super()._load_env_vars().items()
+            if name.lower() in known | groups and not is_service_link(name, value or "")
+        }
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that ``name`` was probably meant to be."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return close[0] if close else None
+
+
+def unknown_variables(settings_class: type[BaseSettings], environment: Mapping[str, str] | None = None) -> list[str]:
+    """One sentence for every ``TIDEGATE_*`` variable that is no setting."""
+    variables = os.environ if environment is None else environment
+    ours = {name for name in variables if name.upper().startswith(ENV_PREFIX)}
+    links = {name for name in ours if is_service_link(name, variables[name])}
+    known = [*map(env_name, field_paths(settings_class)), CONFIG_VARIABLE]
+    accepted = {*known, *map(env_name, settings_class.model_fields)}
+    sentences = []
+    for name in sorted(ours - links):
+        if name.upper() not in accepted:
+            guess = nearest(name.upper(), known)
+            sentences.append(f"{name} is not a setting and was ignored" + (f"; did you mean {guess}?" if guess else ""))
+    if links:
+        sentences.append(
+            "variables that Kubernetes made from a Service named tidegate were ignored; enableServiceLinks: false keeps them out"
+        )
+    return sentences
