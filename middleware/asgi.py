@@ -29,9 +29,19 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 FRAMES_EXTENSION = "tidegate.frames"
 DENIAL_EXTENSION = "websocket.http.response"
 
+CONNECTION_ID = "tidegate.connection_id"
+"""Scope key: the connection's id (``str``), the same in every log line, span and answer."""
+ORIGIN_CHECKED = "tidegate.origin_checked"
+"""Scope key: ``True`` when an outer layer has made sure that no foreign web page opened this connection."""
+TRACE_ID = "tidegate.trace_id"
+"""Scope key: the trace id of the handshake, 32 lower-case hexadecimal digits."""
+
 __all__ = [
+    "CONNECTION_ID",
     "DENIAL_EXTENSION",
     "FRAMES_EXTENSION",
+    "ORIGIN_CHECKED",
+    "TRACE_ID",
     "ASGIApp",
     "Channel",
     "Disconnected",
@@ -47,6 +57,7 @@ __all__ = [
     "deny",
     "header",
     "payload_bytes",
+    "user_id",
 ]
 
 
@@ -153,7 +164,8 @@ def payload_bytes(event: Event) -> int:
 def client_host(scope: Scope, trusted_proxies: Sequence[str] = ()) -> str:
     """The client's address.
 
-    ``X-Forwarded-For`` counts only when the peer is one of ``trusted_proxies`` (addresses, networks or ``*``). It is walked from the right: the first address that is not a trusted proxy is the client.
+    ``X-Forwarded-For`` counts only when the peer is one of ``trusted_proxies`` (addresses, networks or ``*``). It is walked
+    from the right: the first address that is not a trusted proxy is the client.
     """
     client = scope.get("client")
     host = str(client[0]) if client else ""
@@ -198,6 +210,23 @@ def _is_trusted(host: str, trusted_proxies: Sequence[str]) -> bool:
     except ValueError:
         return host in trusted_proxies
     return any(address in ipaddress.ip_network(network, strict=False) for network in trusted_proxies)
+
+
+def user_id(user: Any) -> str:
+    """The id of whatever an app calls its user: a string, or something with an ``id``, ``identity`` or ``display_name``.
+
+    ``""`` stands for nobody.
+    """
+    if user is None or isinstance(user, str):
+        return user or ""
+    for name in ("id", "identity", "display_name"):
+        try:
+            value = getattr(user, name, None)
+        except NotImplementedError:  # Starlette's base user leaves ``identity`` to the app
+            continue
+        if value is not None and value != "":
+            return str(value)
+    return ""
 
 
 async def deny(

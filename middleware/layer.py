@@ -139,6 +139,12 @@ class Link:
         """Seconds on a clock that never goes back."""
         return time.monotonic()
 
+    def get(self, key: str, default: Any = None) -> Any:
+        """The scope's ``key`` as inner layers and the app see it, with what outer layers have ``set``."""
+        if self._updates is not None and key in self._updates:
+            return self._updates[key]
+        return self.scope.get(key, default)
+
     def set(self, **updates: Any) -> None:
         """Put keys into the scope that inner layers and the app see. Only useful in ``open``."""
         self._updates = {**(self._updates or {}), **updates}
