@@ -21,6 +21,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from .errors import TidegateError
 from .settings_environment import ENV_PREFIX, KnownEnvironment, env_name
 from .settings_groups import (
     LONGEST_DRAIN_SECONDS,
@@ -35,6 +36,7 @@ from .settings_groups import (
     OutboxSettings,
     Port,
     RateLimitSettings,
+    Takes,
     TelemetrySettings,
     Texts,
 )
@@ -71,7 +73,7 @@ class Problem(NamedTuple):
     fix: str
 
 
-class SettingsError(ValueError):
+class SettingsError(TidegateError, ValueError):
     """The settings are wrong; ``problems`` says in which ways. The text is one table for people."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
@@ -117,8 +119,8 @@ class Settings(BaseSettings):
     """Address of the ops listener: health, metrics, API."""
     ops_port: Port = 9000
     """Port of the ops listener; 0 takes a free one."""
-    broker: str = Field("memory://", repr=False)
-    """Carries messages between nodes: ``memory://`` (one node), ``redis[s]://``, ``redis+cluster://``, ``nats://``, ``tls://`` (NATS)."""
+    broker: Annotated[str, Takes("URL")] = Field("memory://", repr=False)
+    """Carries messages between nodes: ``memory://`` (one node), ``redis[s]://``, ``redis+cluster://``, ``nats://``, ``tls://``."""
     api_key: SecretStr | None = None
     """Key of the HTTP API, sent as ``Authorization: Bearer``; without one the API answers 403."""
     allowed_origins: Texts = ()

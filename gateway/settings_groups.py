@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator
 
@@ -15,6 +15,7 @@ __all__ = [
     "AuthSettings",
     "CompressionSettings",
     "ConnectionLimitSettings",
+    "DefaultText",
     "DrainSettings",
     "Group",
     "Host",
@@ -24,6 +25,7 @@ __all__ = [
     "OutboxSettings",
     "Port",
     "RateLimitSettings",
+    "Takes",
     "TelemetrySettings",
     "Texts",
 ]
@@ -52,11 +54,29 @@ def _delay_default() -> float:
     return 0.0 if sys.stdin is not None and sys.stdin.isatty() else 5.0
 
 
+def _timeout_default(validated: dict[str, Any]) -> float:
+    """With a short interval alone set, the timeout follows."""
+    return min(20.0, validated.get("interval_seconds") or 20.0)
+
+
+class Takes(NamedTuple):
+    """Says in the docs what a field takes, where its type says too little."""
+
+    text: str
+
+
+class DefaultText(NamedTuple):
+    """Says in the docs what a computed default is."""
+
+    text: str
+
+
 Off = BeforeValidator(_off_is_none)
 Lower = BeforeValidator(_lower)
-Texts = Annotated[tuple[str, ...], BeforeValidator(_split)]
-Paths = Annotated[tuple[Path, ...], BeforeValidator(_split)]
-Host = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[A-Za-z0-9.:_\[\]%-]+$")]
+Texts = Annotated[tuple[str, ...], BeforeValidator(_split), Takes("comma-separated list")]
+Paths = Annotated[tuple[Path, ...], BeforeValidator(_split), Takes("comma-separated list of paths")]
+HttpUrl = Annotated[str, Field(pattern=r"^https?://[^\s/]+"), Takes("http:// or https:// URL")]
+Host = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[A-Za-z0-9.:_\[\]%-]+$"), Takes("address or host name")]
 Port = Annotated[int, Field(ge=0, le=65_535)]
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
 Bytes = Annotated[int, Field(ge=1, le=1 << 30)]
@@ -157,7 +177,9 @@ class KeepaliveSettings(Group):
 
     interval_seconds: Annotated[Seconds | None, Off] = 20.0
     """Time between pings."""
-    timeout_seconds: Seconds = 20.0
+    timeout_seconds: Annotated[Seconds, DefaultText("20, or the interval when that is shorter")] = Field(
+        default_factory=_timeout_default
+    )
     """How long the answer to a ping may take; at most the interval."""
     idle_seconds: Annotated[Seconds | None, Off] = None
     """Close a connection on which no message went either way for so long."""
@@ -172,9 +194,9 @@ class AuthSettings(Group):
     """``jwt`` asks every client for a token. ``none`` must be said aloud to listen on an address that others can reach."""
     secret: SecretStr | None = None
     """Shared secret of HS256 tokens, at least 32 bytes."""
-    public_key: str | None = None
+    public_key: Annotated[str, Takes("PEM text or path")] | None = None
     """Public key of RS, ES or EdDSA tokens: PEM text, or the path of a PEM file."""
-    jwks_url: Annotated[str, Field(pattern=r"^https?://[^\s/]+")] | None = None
+    jwks_url: HttpUrl | None = None
     """Where the issuer publishes its keys."""
     audience: str | None = None
     """The ``aud`` a token must have."""
@@ -207,9 +229,7 @@ class AuthSettings(Group):
 class DrainSettings(Group):
     """How the process ends (SIGTERM)."""
 
-    delay_seconds: Annotated[Wait, Field(json_schema_extra={"default_text": "5; 0 at a terminal"})] = Field(
-        default_factory=_delay_default
-    )
+    delay_seconds: Annotated[Wait, DefaultText("5; 0 at a terminal")] = Field(default_factory=_delay_default)
     """Not ready, but still accepting, so that load balancers notice."""
     period_seconds: Wait = 20.0
     """Connections are closed evenly over this time."""
@@ -225,7 +245,7 @@ class DrainSettings(Group):
 class TelemetrySettings(Group):
     """What the gateway reports, beside metrics and logs."""
 
-    otlp_endpoint: Annotated[str, Field(pattern=r"^https?://[^\s/]+")] | None = None
+    otlp_endpoint: HttpUrl | None = None
     """Address of an OpenTelemetry collector (OTLP over HTTP); without it no spans are made."""
     message_ratio: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Share of messages that get spans, of the connections that are sampled."""
