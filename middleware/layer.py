@@ -87,6 +87,9 @@ class Guard:
     def waiting(self) -> None:
         """The app has handled the last message and asks for the next."""
 
+    def dropped(self) -> None:
+        """A guard further in has dropped the message that ``inbound`` let pass: the app will not see it."""
+
     def closed(self, close: Close) -> None:
         """The connection is over, for this reason. Called exactly once."""
 
@@ -94,12 +97,14 @@ class Guard:
 class Link:
     """What the layers of one connection share. Made by the driver, one per connection and driver."""
 
-    __slots__ = ("_observers", "_timers", "_updates", "channel", "refusal", "scope")
+    __slots__ = ("_observers", "_timers", "_updates", "channel", "exemplar", "refusal", "scope")
 
     def __init__(self, scope: Scope, channel: Channel) -> None:
         self.scope = scope
         """The connection's scope; read only for layers."""
         self.channel = channel
+        self.exemplar = ""
+        """The id of the sampled trace that what is measured now belongs to, set by whoever traces; ``""`` for none."""
         self.refusal: Refuse | None = None
         """The refusal that ended the handshake, if one did."""
         self._updates: dict[str, Any] | None = None
@@ -207,9 +212,17 @@ class GuardHooks(Hooks):
         for guard in self._inbound:
             passed = guard.inbound(event)
             if passed is None:
+                self._dropped_by(guard)
                 return None
             event = passed
         return event
+
+    def _dropped_by(self, guard: Guard) -> None:
+        """Tell those who have let the message pass."""
+        for outer in self._inbound:
+            if outer is guard:
+                return
+            outer.dropped()
 
     def outbound(self, event: Event) -> Event | None:
         for guard in self._outbound:
