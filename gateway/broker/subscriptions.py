@@ -1,0 +1,106 @@
+"""``Subscriptions``: which rooms this node listens to, while somebody here needs them and a little longer.
+
+1. ``hold`` returns only when the broker has confirmed the subscription; joins of the same room at the same time wait for
+   one confirmation, joins of other rooms wait for nobody.
+2. A ``hold`` that failed or was cancelled leaves no trace.
+3. ``release`` is synchronous: a connection's teardown never waits for the broker. One reaper unsubscribes rooms that
+   nobody has held for ``linger_seconds``, so that a client that reconnects costs the broker nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+
+from .base import Broker
+
+__all__ = ["Subscriptions"]
+
+logger = logging.getLogger("tidegate.broker")
+
+
+class _Subscription:
+    __slots__ = ("active", "holders", "lock")
+
+    def __init__(self) -> None:
+        self.holders = 0
+        self.active = False
+        self.lock = asyncio.Lock()
+
+
+class Subscriptions:
+    """Counts who needs a room and keeps the broker's subscriptions equal to that.
+
+    Args:
+        broker: whose subscriptions these are.
+        linger_seconds: how long a room is listened to after the last one who needed it has gone.
+    """
+
+    def __init__(self, broker: Broker, *, linger_seconds: float = 5.0) -> None:
+        self._broker = broker
+        self._linger_seconds = linger_seconds
+        self._rooms: dict[str, _Subscription] = {}
+        self._idle: deque[tuple[float, str]] = deque()
+        self._reaper: asyncio.Task[None] | None = None
+
+    def __len__(self) -> int:
+        return len(self._rooms)
+
+    async def hold(self, room: str) -> None:
+        """Need ``room`` once more; returns when it is subscribed. Raises what ``Broker.subscribe`` raises."""
+        subscription = self._rooms.get(room)
+        if subscription is None:
+            subscription = self._rooms[room] = _Subscription()
+        subscription.holders += 1
+        if subscription.active and not subscription.lock.locked():
+            return
+        try:
+            async with subscription.lock:
+                if not subscription.active:
+                    await self._broker.subscribe(room)
+                    subscription.active = True
+        except BaseException:
+            self.release(room)
+            raise
+
+    def release(self, room: str) -> None:
+        """Need ``room`` once less."""
+        subscription = self._rooms[room]
+        subscription.holders -= 1
+        assert subscription.holders >= 0, f"room {room!r} was released more often than held"
+        if subscription.holders == 0:
+            self._idle.append((asyncio.get_running_loop().time() + self._linger_seconds, room))
+            if self._reaper is None:
+                self._reaper = asyncio.get_running_loop().create_task(self._reap())
+
+    async def close(self) -> None:
+        """Stop the reaper; the broker's own ``close`` ends the subscriptions."""
+        reaper, self._reaper = self._reaper, None
+        if reaper is not None:
+            reaper.cancel()
+            await asyncio.wait((reaper,))
+
+    async def _reap(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._idle:
+            due, room = self._idle.popleft()
+            await asyncio.sleep(max(0.0, due - loop.time()))
+            await self._drop_if_idle(room)
+        self._reaper = None
+
+    async def _drop_if_idle(self, room: str) -> None:
+        subscription = self._rooms.get(room)
+        if subscription is None:
+            return
+        async with subscription.lock:
+            if subscription.holders:
+                return
+            if subscription.active:
+                try:
+                    await self._broker.unsubscribe(room)
+                except Exception as error:  # noqa: BLE001 - a broker that is down forgets by itself
+                    logger.warning("could not unsubscribe from a room: %r", error)
+                subscription.active = False
+            if not subscription.holders and self._rooms.get(room) is subscription:
+                del self._rooms[room]

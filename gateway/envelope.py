@@ -1,0 +1,120 @@
+"""``Envelope``: what travels through a broker, and its bytes.
+
+Layout of version 1: ``version (1) · flags (1) · header length (2, big-endian) · header (MessagePack array) · payload``.
+The payload stands behind the header as it is, so nothing is escaped or copied twice. A reader refuses versions it does not
+know and ignores header fields behind those it knows, so that fields can be added.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from typing import Literal
+
+import msgspec
+
+from middleware.close import Close
+
+from .errors import InvalidEnvelope
+from .message import Message
+
+__all__ = ["Envelope"]
+
+VERSION = 1
+_PREFIX = struct.Struct("!BBH")
+_TEXT, _CLOSE = 0x01, 0x02
+
+
+class _Header(msgspec.Struct, array_like=True, frozen=True):
+    room: str
+    id: str
+    node: str
+    published_at: float
+    exclude: str = ""
+    target: str = ""
+    traceparent: str = ""
+    close_code: int = 0
+    close_reason: str = ""
+    close_retry: bool = False
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(_Header)
+
+
+class Envelope:
+    """A message on its way to a room, or the order to close a room's connections.
+
+    Args:
+        room: whom it is for; users and nodes are rooms too.
+        message: the payload; empty for a close.
+        id: unique, made by the publishing node.
+        node: the publishing node.
+        published_at: seconds since the epoch, when it was accepted for publishing.
+        exclude: a connection that is not to get it.
+        target: the only connection that is to get it (node rooms).
+        traceparent: W3C trace context of the publisher, or ``""``.
+        close: close the room's connections (or the target's) with this instead of sending.
+    """
+
+    __slots__ = ("close", "exclude", "id", "message", "node", "published_at", "room", "target", "traceparent")
+
+    def __init__(
+        self,
+        room: str,
+        message: Message,
+        *,
+        id: str,  # noqa: A002 - the field's name on the wire and in the API
+        node: str,
+        published_at: float | None = None,
+        exclude: str = "",
+        target: str = "",
+        traceparent: str = "",
+        close: Close | None = None,
+    ) -> None:
+        self.room = room
+        self.message = message
+        self.id = id
+        self.node = node
+        self.published_at = time.time() if published_at is None else published_at
+        self.exclude = exclude
+        self.target = target
+        self.traceparent = traceparent
+        self.close = close
+
+    @property
+    def kind(self) -> Literal["message", "close"]:
+        return "message" if self.close is None else "close"
+
+    def encode(self) -> bytes:
+        """The envelope's bytes."""
+        close = self.close
+        header = _encoder.encode(
+            _Header(
+                self.room, self.id, self.node, self.published_at, self.exclude, self.target, self.traceparent,
+                *((close.code, close.reason, close.retry) if close else ()),
+            )
+        )  # fmt: skip
+        flags = (_TEXT if self.message.is_text else 0) | (_CLOSE if close else 0)
+        return b"".join((_PREFIX.pack(VERSION, flags, len(header)), header, self.message.payload))
+
+    @classmethod
+    def decode(cls, data: bytes) -> Envelope:
+        """The envelope in ``data``. Raises ``InvalidEnvelope`` for anything else."""
+        try:
+            version, flags, length = _PREFIX.unpack_from(data)
+            if version != VERSION:
+                raise InvalidEnvelope(f"envelope version {version}, this node reads {VERSION}")
+            start = _PREFIX.size + length
+            if len(data) < start:
+                raise InvalidEnvelope("truncated envelope")
+            header = _decoder.decode(memoryview(data)[_PREFIX.size : start])
+            payload = data[start:]
+            message = Message(payload.decode() if flags & _TEXT else payload)
+        except (struct.error, msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise InvalidEnvelope(f"not an envelope: {error}") from error
+        close = Close(header.close_code, header.close_reason, header.close_retry) if flags & _CLOSE else None
+        return cls(
+            header.room, message, id=header.id, node=header.node, published_at=header.published_at,
+            exclude=header.exclude, target=header.target, traceparent=header.traceparent, close=close,
+        )  # fmt: skip

@@ -1,0 +1,143 @@
+"""``Message``, a payload that remembers its encoded frames; ``Batch``, what one write carries; and room names.
+
+1. A message never changes. Its frame for a given encoder is built at most once, whoever it goes to: a server's frame is
+   unmasked, hence the same bytes for every recipient (RFC 6455 §5.3).
+2. A batch keeps the order of its messages.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from middleware.asgi import Encoder, Event
+
+from .errors import InvalidRoomName
+from .frame import server_frame
+
+__all__ = ["MAX_ROOM_BYTES", "Batch", "Message", "check_room", "node_room", "user_room"]
+
+TEXT_FRAME, BINARY_FRAME = 0x81, 0x82
+"""First byte of an unfragmented text and binary frame: FIN and opcode (RFC 6455 §5.2)."""
+
+MAX_ROOM_BYTES = 255
+_FORBIDDEN_IN_ROOM = re.compile("[\x00-\x1f\x7f-\x9f/\ufffd\ud800-\udfff\u2028\u2029]")
+
+
+class Message:
+    """A text or binary payload.
+
+    Args:
+        data: ``str`` is sent as a text message, ``bytes`` as a binary one.
+    """
+
+    __slots__ = ("_frames", "_payload", "data")
+
+    def __init__(self, data: str | bytes) -> None:
+        self.data = data
+        self._payload: bytes | None = None
+        self._frames: dict[Encoder | None, bytes] | None = None
+
+    @classmethod
+    def of(cls, value: Any) -> Message:
+        """A message of ``value``: text and bytes as they are, anything else as JSON text (``TypeError`` when it has none)."""
+        if isinstance(value, Message):
+            return value
+        if isinstance(value, str | bytes):
+            return cls(value)
+        if isinstance(value, bytearray | memoryview):
+            return cls(bytes(value))
+        return cls(msgspec.json.encode(value).decode())
+
+    @classmethod
+    def of_event(cls, event: Event) -> Message:
+        """The message in a ``websocket.receive`` event; the empty message is one too."""
+        text = event.get("text")
+        return cls(text if text is not None else event["bytes"])
+
+    @property
+    def is_text(self) -> bool:
+        return isinstance(self.data, str)
+
+    @property
+    def payload(self) -> bytes:
+        """The payload's bytes; UTF-8 for text."""
+        if self._payload is None:
+            self._payload = self.data.encode() if isinstance(self.data, str) else self.data
+        return self._payload
+
+    def frame(self, encoder: Encoder | None = None) -> bytes:
+        """The whole frame for connections that share ``encoder``; built once."""
+        if self._frames is None:
+            self._frames = {}
+        frame = self._frames.get(encoder)
+        if frame is None:
+            frame = self._frames[encoder] = self._build_frame(encoder)
+        return frame
+
+    def event(self) -> Event:
+        """The ``websocket.send`` event."""
+        return {"type": "websocket.send", "text" if self.is_text else "bytes": self.data}
+
+    def _build_frame(self, encoder: Encoder | None) -> bytes:
+        if encoder is None:
+            return server_frame(TEXT_FRAME if self.is_text else BINARY_FRAME, self.payload)
+        first_byte, body = encoder.encode(self.payload, text=self.is_text)
+        return server_frame(first_byte, body)
+
+    def __repr__(self) -> str:
+        return f"<Message {'text' if self.is_text else 'binary'} {len(self.payload)} bytes>"
+
+
+class Batch:
+    """Messages that are written together; their joined frames are built once per encoder."""
+
+    __slots__ = ("_blobs", "messages", "payload_bytes")
+
+    def __init__(self, messages: Sequence[Message]) -> None:
+        self.messages = messages
+        self.payload_bytes = sum(len(message.payload) for message in messages)
+        self._blobs: dict[Encoder | None, bytes] = {}
+
+    def __len__(self) -> int:
+        return len(self.messages)
+
+    def blob(self, encoder: Encoder | None) -> bytes:
+        """All frames, one behind the other, for connections that share ``encoder``."""
+        blob = self._blobs.get(encoder)
+        if blob is None:
+            blob = self._blobs[encoder] = b"".join([message.frame(encoder) for message in self.messages])
+        return blob
+
+
+def check_room(name: str) -> str:
+    """Return ``name`` when it is one that a client may use.
+
+    The rules: 1 to 255 bytes in UTF-8; no control characters, no ``/``, no undecodable bytes; not ``.`` or ``..``; names
+    that begin with ``~`` are Tidegate's own (``~user/…``, ``~node/…``).
+
+    Raises:
+        InvalidRoomName: with a sentence that names the rule.
+    """
+    if not name:
+        raise InvalidRoomName("a room name must not be empty")
+    if len(name) > MAX_ROOM_BYTES or len(name.encode("utf-8", "surrogatepass")) > MAX_ROOM_BYTES:
+        raise InvalidRoomName(f"a room name is at most {MAX_ROOM_BYTES} bytes long")
+    if name[0] == "~":
+        raise InvalidRoomName("room names that begin with '~' are reserved")
+    if _FORBIDDEN_IN_ROOM.search(name) or name in (".", ".."):
+        raise InvalidRoomName("a room name has no control characters, no '/' and is valid UTF-8")
+    return name
+
+
+def user_room(user: str) -> str:
+    """The room that every connection of ``user`` is in."""
+    return f"~user/{user}"
+
+
+def node_room(node: str) -> str:
+    """The room through which one node is addressed."""
+    return f"~node/{node}"
