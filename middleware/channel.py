@@ -1,8 +1,9 @@
 """``AsgiChannel``: one WebSocket under any ASGI server, seen through its ``receive`` and ``send``.
 
 1. ``ending`` is set once; after it the app gets no further message and cannot send one (``Disconnected``).
-2. Between two messages the app is never handed one before a ``hold`` has run out.
+2. Between two messages the app is never handed one before a ``hold`` has run out; what came meanwhile is kept, not lost.
 3. No event is changed in place: hooks return what is passed on.
+4. What is sent on a layer's behalf keeps the order legal: one answer to the handshake, and nothing behind a close.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import suppress
 
 from .asgi import Disconnected, Event, Hooks, Receive, Send, payload_bytes
-from .close import Close
+from .close import ABNORMAL, Close
 
 __all__ = ["AsgiChannel"]
 
@@ -23,7 +25,7 @@ class AsgiChannel:
     """A channel over any ASGI server: ``receive`` and ``send`` wrapped once for a whole run of layers."""
 
     __slots__ = (
-        "_closing", "_handling", "_held_until", "_hooks", "_receive", "_send",
+        "_closing", "_connected", "_handling", "_held_until", "_hooks", "_kept", "_receive", "_send", "_unsent", "_wake",
         "accepted", "ending", "initiator", "received_bytes", "received_messages", "sent_bytes", "sent_messages",
     )  # fmt: skip
 
@@ -31,8 +33,12 @@ class AsgiChannel:
         self._receive = receive
         self._send = send
         self._hooks: Hooks | None = None
-        self._held_until = 0.0
+        self._connected = False  # websocket.connect was taken: before, some servers cannot be answered
         self._handling = False
+        self._held_until = 0.0
+        self._kept: Event | None = None
+        self._wake: asyncio.Event | None = None
+        self._unsent: Close | None = None
         self._closing: asyncio.Task[None] | None = None
         self.accepted = False
         self.ending: Close | None = None
@@ -48,73 +54,120 @@ class AsgiChannel:
     def finish(self, close: Close, by: str) -> None:
         if self.ending is None:
             self.ending, self.initiator = close, by
+            if self._wake is not None:  # a hold must not outlive the connection
+                self._wake.set()
 
     def close(self, close: Close) -> None:
         if self.ending is not None:
             return
         self.finish(close, "server")
-        if self.accepted:  # before accept, ``send`` refuses when the app comes to accept
-            self._closing = asyncio.get_running_loop().create_task(self._send_close(close))
+        self._unsent = close
+        if self._connected or self.accepted:
+            self._start_closing()
+
+    async def settle(self, *, wait: bool) -> None:
+        """Once the app is done: let a close that is on its way leave before the server tears down, or drop it."""
+        if self._closing is not None and not self._closing.done():
+            if wait:
+                await self._closing
+            else:
+                self._closing.cancel()
 
     async def receive(self) -> Event:
-        hooks = self._hooks
-        if hooks is not None and self._handling:
+        if self._handling:
             self._handling = False
-            hooks.waiting()
+            if self._hooks is not None:
+                self._hooks.waiting()
         while True:
-            await self._wait_while_held()
-            event = await self._receive()
-            if event["type"] == "websocket.disconnect":
-                self.finish(Close.received(event.get("code"), event.get("reason")), "client")
+            if self._held_until:
+                await self._wait_while_held()
+            event = await self._receive() if self._kept is None else self._kept
+            self._kept = None
             if event["type"] != "websocket.receive":
-                return event
+                return self._noted(event)
             if self.ending is not None:  # what the client sent before it saw our close is nobody's
                 continue
-            self.received_messages += 1
-            self.received_bytes += payload_bytes(event)
-            passed = event if hooks is None else hooks.inbound(event)
+            if self._held_until and self._held_until > time.monotonic():  # the hold began while we waited
+                self._kept = event
+                continue
+            passed = self._inbound(event)
             if passed is not None:
-                self._handling = True
                 return passed
 
     async def send(self, event: Event) -> None:
-        if event["type"] == "websocket.send":
-            await self._send_message(event)
-        elif event["type"] == "websocket.accept":
-            await self._accept(event)
-        elif event["type"] == "websocket.close":
-            # Before accept this is an app's refusal, whatever code it names.
-            ending = Close.received(event.get("code", 1000), event.get("reason")) if self.accepted else Close.for_status(403)
-            self.finish(ending, "server")
-            if self._closing is None:
-                await self._send(event)
+        kind = event["type"]
+        if kind == "websocket.send":
+            passed = self._outbound(event)
+        elif kind == "websocket.accept":
+            passed = self._accepting(event)
         else:
-            if event["type"] == "websocket.http.response.start":
-                self.finish(Close.for_status(event["status"]), "server")
-            await self._send(event)
+            passed = self._ending(event)
+        if passed is None:
+            return
+        try:
+            await self._send(passed)
+        except OSError:  # how a server says that the client has left (ASGI WebSocket spec 2.4)
+            self.finish(ABNORMAL, "client")
+            raise
 
-    async def _send_message(self, event: Event) -> None:
+    def _noted(self, event: Event) -> Event:
+        if event["type"] == "websocket.disconnect":
+            self.finish(Close.received(event.get("code"), event.get("reason")), "client")
+        else:
+            self._connected = True
+            self._start_closing()
+        return event
+
+    def _inbound(self, event: Event) -> Event | None:
+        self.received_messages += 1
+        self.received_bytes += payload_bytes(event)
+        passed = event if self._hooks is None else self._hooks.inbound(event)
+        self._handling = passed is not None
+        return passed
+
+    def _outbound(self, event: Event) -> Event | None:
         if self.ending is not None:
             raise Disconnected(f"the connection has ended: {self.ending.reason}")
         passed = event if self._hooks is None else self._hooks.outbound(event)
-        if passed is None:
-            return
-        self.sent_messages += 1
-        self.sent_bytes += payload_bytes(passed)
-        await self._send(passed)
+        if passed is not None:
+            self.sent_messages += 1
+            self.sent_bytes += payload_bytes(passed)
+        return passed
 
-    async def _accept(self, event: Event) -> None:
-        if self.ending is not None:  # a layer ended it while the app was still making up its mind
-            await self._send({"type": "websocket.close", "code": self.ending.code, "reason": self.ending.reason})
-            raise Disconnected(f"the connection has ended: {self.ending.reason}")
-        if self._hooks is not None:
+    def _accepting(self, event: Event) -> Event:
+        if self._hooks is not None and self.ending is None:
             event = self._hooks.accepting(event)
+        if self.ending is not None:  # a layer ended it while the app was still making up its mind
+            self._start_closing()
+            raise Disconnected(f"the connection has ended: {self.ending.reason}")
         self.accepted = True
-        await self._send(event)
+        return event
+
+    def _ending(self, event: Event) -> Event | None:
+        """A close or a response of the app (or of ``deny``) on its way out; ``None`` when ours was first."""
+        if self._closing is not None:
+            return None
+        self._unsent = None
+        if event["type"] == "websocket.close":
+            # Before accept this is an app's refusal, whatever code it names.
+            ending = Close.received(event.get("code", 1000), event.get("reason")) if self.accepted else Close.for_status(403)
+            self.finish(ending, "server")
+        elif event["type"] == "websocket.http.response.start":
+            self.finish(Close.for_status(event["status"]), "server")
+        return event
 
     async def _wait_while_held(self) -> None:
-        while (left := self._held_until - time.monotonic()) > 0:
-            await asyncio.sleep(left)
+        while self.ending is None and (left := self._held_until - time.monotonic()) > 0:
+            self._wake = asyncio.Event()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._wake.wait()
+        self._held_until, self._wake = 0.0, None
+
+    def _start_closing(self) -> None:
+        if self._unsent is not None:
+            self._closing = asyncio.get_running_loop().create_task(self._send_close(self._unsent))
+            self._unsent = None
 
     async def _send_close(self, close: Close) -> None:
         try:

@@ -41,6 +41,23 @@ class Close:
     reason: str
     retry: bool = False
 
+    def __post_init__(self) -> None:
+        """Raise ``ValueError`` for what no close frame can carry (RFC 6455 §5.5, §7.4.2)."""
+        if not 1000 <= self.code <= 4999:
+            raise ValueError(f"a close code is from 1000 to 4999, not {self.code}")
+        if len(self.reason.encode()) > 123:
+            raise ValueError("a close reason has at most 123 bytes")
+
+    @property
+    def sendable(self) -> bool:
+        """False for the codes that stand for the absence of a close frame (RFC 6455 §7.4.1)."""
+        return self.code not in (1005, 1006, 1015)
+
+    @property
+    def status(self) -> int:
+        """The HTTP status that refuses a handshake for this reason; the other way round than ``for_status``."""
+        return _STATUS.get(self.reason, 403)
+
     @staticmethod
     def received(code: int | None, reason: str | None = "") -> Close:
         """The ending that a peer (or an app's ``websocket.close``) names; unknown reasons fall back to the code alone."""
@@ -103,5 +120,15 @@ _ALL = (
 
 NAMED: dict[str, Close] = {close.reason: close for close in _ALL}
 """Every ending by its slug: the closed set that metrics may use as a label."""
+
+_STATUS = {
+    "unauthorized": 401,
+    "message-too-big": 413,
+    "rate-limited": 429,
+    "internal-error": 500,
+    "at-capacity": 503,
+    "going-away": 503,
+    "restarting": 503,
+}
 
 _BY_CODE: dict[int, Close] = {close.code: close for close in reversed(_ALL)} | {1005: NORMAL, 1008: FORBIDDEN}

@@ -17,13 +17,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
+from http import HTTPStatus
 from typing import Any, ClassVar
 
-from .asgi import FRAMES_EXTENSION, ASGIApp, Channel, Event, Frames, Hooks, Receive, Scope, Send, client_host, deny
+from .asgi import FRAMES_EXTENSION, ASGIApp, Channel, Disconnected, Event, Frames, Hooks, Receive, Scope, Send, client_host, deny
 from .channel import AsgiChannel
-from .close import ABNORMAL, GOING_AWAY, INTERNAL_ERROR, NORMAL, Close
+from .close import FORBIDDEN, GOING_AWAY, INTERNAL_ERROR, NORMAL, Close
 
 __all__ = ["Guard", "GuardHooks", "Layer", "Link", "Refuse"]
 
@@ -34,7 +36,7 @@ class Refuse(Exception):
     """Raised by ``Layer.open`` to refuse the handshake.
 
     ``status`` is the HTTP status, ``close`` the ending it is counted as, ``retry_after`` seconds for ``Retry-After``,
-    ``detail`` one sentence for the client.
+    ``detail`` one sentence for the client. ``ValueError`` for a status or a close code that does not say "refused".
     """
 
     def __init__(
@@ -46,6 +48,10 @@ class Refuse(Exception):
         retry_after: float | None = None,
         headers: Iterable[tuple[bytes, bytes]] = (),
     ) -> None:
+        if not 400 <= HTTPStatus(status) <= 599:
+            raise ValueError(f"a handshake is refused with a status from 400 to 599, not {status}")
+        if close.code == 1000 or not close.sendable:
+            raise ValueError(f"close code {close.code} does not refuse anything: 1008, 1013 or one of your own does")
         super().__init__(f"{status} {close.reason}" + (f": {detail}" if detail else ""))
         self.status = status
         self.close = close
@@ -55,10 +61,10 @@ class Refuse(Exception):
 
     @property
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """The response's extra headers; ``Retry-After`` is whole seconds, rounded up, at least one (RFC 9110 §10.2.3)."""
+        """The response's extra headers; ``Retry-After`` is whole seconds, rounded up, from one to a day (RFC 9110 §10.2.3)."""
         if self.retry_after is None:
             return list(self._headers)
-        seconds = max(1, int(-(-self.retry_after // 1)))
+        seconds = math.ceil(min(max(1.0, self.retry_after), 86_400.0))
         return [(b"retry-after", str(seconds).encode()), *self._headers]
 
 
@@ -97,7 +103,7 @@ class Guard:
 class Link:
     """What the layers of one connection share. Made by the driver, one per connection and driver."""
 
-    __slots__ = ("_observers", "_timers", "_updates", "channel", "exemplar", "refusal", "scope")
+    __slots__ = ("_observers", "_telling", "_timers", "_updates", "channel", "exemplar", "opening", "refusal", "scope")
 
     def __init__(self, scope: Scope, channel: Channel) -> None:
         self.scope = scope
@@ -107,9 +113,12 @@ class Link:
         """The id of the sampled trace that what is measured now belongs to, set by whoever traces; ``""`` for none."""
         self.refusal: Refuse | None = None
         """The refusal that ended the handshake, if one did."""
+        self.opening = False
+        """True while the driver opens the layers: nothing was answered yet."""
         self._updates: dict[str, Any] | None = None
         self._observers: list[Callable[[str, float], None]] | None = None
         self._timers: list[asyncio.TimerHandle] | None = None
+        self._telling: asyncio.Task[None] | None = None
 
     @property
     def route(self) -> str:
@@ -168,20 +177,46 @@ class Link:
         """Do not read further for ``seconds``: the client feels it as backpressure and nothing is lost."""
         self.channel.hold(seconds)
 
+    def tell(self, payload: str | bytes) -> bool:
+        """Send the client a message of a layer's own, which passes the outbound hooks like the app's; does not wait.
+
+        One at a time: returns ``False``, and sends nothing, while the last one is still on its way or the connection is not open.
+        """
+        if self._telling is not None or self.channel.ending is not None or not self.channel.accepted:
+            return False
+        self._telling = asyncio.get_running_loop().create_task(self._tell(payload))
+        return True
+
+    async def _tell(self, payload: str | bytes) -> None:
+        try:
+            await self.channel.send({"type": "websocket.send", "text" if isinstance(payload, str) else "bytes": payload})
+        except Exception:  # the connection ended first; servers disagree on what they raise then
+            logger.debug("a layer's message was not sent", exc_info=True)
+        finally:
+            self._telling = None
+
     def close(self, close: Close) -> None:
-        """End the connection. The first reason wins."""
-        self.channel.close(close)
+        """End the connection; the first reason wins. While layers open, it refuses the handshake with ``close.status``."""
+        if not close.sendable:
+            raise ValueError(f"close code {close.code} is never sent (RFC 6455 §7.4.1)")
+        if self.opening:
+            self.channel.finish(close, "server")
+        else:
+            self.channel.close(close)
 
     def close_after(self, seconds: float, close: Close) -> None:
         """End the connection after ``seconds`` unless it has ended by then."""
-        timer = asyncio.get_running_loop().call_later(seconds, self.channel.close, close)
-        self._timers = [*(self._timers or ()), timer]
+        if self.channel.ending is None:
+            timer = asyncio.get_running_loop().call_later(seconds, self.close, close)
+            self._timers = [*(self._timers or ()), timer]
 
     def finished(self) -> None:
         """Cancel what is still pending; called by the driver."""
         for timer in self._timers or ():
             timer.cancel()
         self._timers = None
+        if self._telling is not None:
+            self._telling.cancel()
 
     def scope_for_app(self) -> Scope:
         """The scope with all updates; becomes the link's own, so that a router's findings are seen here too."""
@@ -242,7 +277,8 @@ class Layer:
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        inner = app if isinstance(app, Layer) else None
+        # A layer with a __call__ of its own wants to be called.
+        inner = app if isinstance(app, Layer) and type(app).__call__ is Layer.__call__ else None
         self._layers: tuple[Layer, ...] = (self, *inner._layers) if inner else (self,)
         self._endpoint: ASGIApp = inner._endpoint if inner else app
 
@@ -256,32 +292,56 @@ class Layer:
             return
         link = Link(scope, _channel(scope, receive, send))
         guards: list[Guard] = []
+        interrupted = False
         try:
             if await self._open_all(link, guards):
                 link.channel.install(GuardHooks(guards))
                 await self._endpoint(link.scope_for_app(), link.channel.receive, link.channel.send)
         except BaseException as error:
+            interrupted = not isinstance(error, Exception)
+            told = isinstance(error, Disconnected) and link.channel.ending is not None
             link.channel.finish(_ending_of(error), "server")
-            raise
+            if not told:  # that a send came too late is no failure of the app
+                raise
         finally:
             _close_guards(link, guards)
+            if isinstance(link.channel, AsgiChannel):
+                await link.channel.settle(wait=not interrupted)
 
     async def _open_all(self, link: Link, guards: list[Guard]) -> bool:
         """Open every layer, outermost first; on a refusal answer the client and return False."""
+        link.opening = True
         try:
             for layer in self._layers:
                 guard = await layer.open(link)
                 if guard is not None:
                     guards.append(guard)
+                if link.channel.ending is not None:
+                    raise _refusal_of(link.channel)
         except Refuse as refusal:
-            link.refusal = refusal
-            link.channel.finish(refusal.close, "server")
-            await deny(
-                link.scope, link.channel.receive, link.channel.send,
-                status=refusal.status, close=refusal.close, detail=refusal.detail, headers=refusal.headers,
-            )  # fmt: skip
+            await _refuse(link, refusal)
             return False
+        finally:
+            link.opening = False
         return True
+
+
+def _refusal_of(channel: Channel) -> Refuse:
+    """What a ``link.close`` in ``open`` amounts to; also when the client left while layers were opening."""
+    ending = channel.ending if channel.initiator == "server" else None
+    ending = ending if ending is not None and ending.code != 1000 else FORBIDDEN
+    return Refuse(ending.status, ending)
+
+
+async def _refuse(link: Link, refusal: Refuse) -> None:
+    link.refusal = refusal
+    link.channel.finish(refusal.close, "server")
+    if link.channel.initiator == "client":  # gone: there is nobody to answer
+        return
+    await deny(
+        link.scope, link.channel.receive, link.channel.send,
+        status=refusal.status, close=refusal.close, detail=refusal.detail, headers=refusal.headers,
+    )  # fmt: skip
 
 
 def _channel(scope: Scope, receive: Receive, send: Send) -> Channel:
@@ -296,9 +356,7 @@ def _ending_of(error: BaseException) -> Close:
     close = getattr(error, "close", None)
     if isinstance(close, Close):
         return close
-    if isinstance(error, asyncio.CancelledError):
-        return GOING_AWAY
-    return ABNORMAL if isinstance(error, OSError) else INTERNAL_ERROR
+    return GOING_AWAY if isinstance(error, asyncio.CancelledError) else INTERNAL_ERROR
 
 
 def _close_guards(link: Link, guards: list[Guard]) -> None:
