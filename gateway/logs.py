@@ -148,7 +148,6 @@ def _clean(key: str, value: Any, depth: int) -> Any:
         return {_text(name): _clean(_text(name), item, depth + 1) for name, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset) and depth < DEEPEST:
         return _clean_items(key, list(value), depth)
-    bound = LONGEST_TRACEBACK if key == "exception" else LONGEST_TEXT
     return _cut(_text(value), LONGEST_TRACEBACK if key == "exception" else LONGEST_TEXT)
 
 
