@@ -54,6 +54,7 @@ __all__ = [
     "Send",
     "client_host",
     "client_key",
+    "client_keys",
     "deny",
     "header",
     "payload_bytes",
@@ -192,6 +193,17 @@ def client_key(host: str) -> str:
             return str(address.ipv4_mapped)
         return str(ipaddress.IPv6Network((address, 64), strict=False))
     return host
+
+
+def client_keys(trusted_proxies: Sequence[str] = ()) -> Callable[[Scope], str]:
+    """The rule of who counts as one client: the ``client_key`` of the ``client_host``; ``""`` for a client without an address.
+
+    ``ValueError`` for a proxy that is neither an address, nor a network, nor ``*``.
+    """
+    for network in trusted_proxies:
+        if network != "*":
+            ipaddress.ip_network(network, strict=False)
+    return lambda scope: client_key(client_host(scope, trusted_proxies))
 
 
 def _is_address(text: str) -> bool:
