@@ -20,7 +20,7 @@ from typing import Any, TextIO
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-__all__ = ["REDACTED", "configure_logging", "escape_controls", "redact", "redact_text"]
+__all__ = ["REDACTED", "configure_logging", "escape_controls", "redact", "redact_text", "visible"]
 
 REDACTED = "[redacted]"
 LONGEST_TEXT = 2_000
@@ -174,9 +174,14 @@ def escape_controls(_logger: WrappedLogger, _method: str, event: EventDict) -> E
     return {_escape(key): (value if key == "exception" else _escape(value)) for key, value in event.items()}
 
 
+def visible(text: str) -> str:
+    """``text`` on one line, with every control character written out."""
+    return text.translate(_CONTROLS)
+
+
 def _escape(value: Any) -> Any:
     if isinstance(value, str):
-        return value.translate(_CONTROLS)
+        return visible(value)
     if isinstance(value, Mapping):
         return {_escape(key): _escape(item) for key, item in value.items()}
     return [_escape(item) for item in value] if isinstance(value, list) else value
@@ -191,5 +196,5 @@ class _Console:
     def __call__(self, logger: WrappedLogger, method: str, event: EventDict) -> str:
         traceback = str(event.pop("exception", ""))
         lines = [str(self._line(logger, method, event))]
-        lines += [f"    | {line.translate(_CONTROLS)}" for line in re.split(r"[\r\n]+", traceback) if line]
+        lines += [f"    | {visible(line)}" for line in re.split(r"[\r\n]+", traceback) if line]
         return "\n".join(lines)

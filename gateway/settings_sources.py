@@ -135,7 +135,7 @@ def _name(path: str, origins: Mapping[str, str]) -> str:
     if origin.startswith("file"):
         return f"{path} in {origin.removeprefix('file ')}"
     if origin == "command line":
-        return "--" + path.replace("_", "-").replace(".", "-")
+        return f"--set {path}" if "." in path else "--" + path.replace("_", "-")
     return env_name(path)
 
 

@@ -1,0 +1,76 @@
+"""What the commands share: the options that lead to settings, and errors as one message with an exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from .settings_sources import Loaded
+
+__all__ = ["EXIT_FAILED", "EXIT_WRONG", "load", "plainly", "setting_options"]
+
+EXIT_FAILED = 1
+EXIT_WRONG = 2
+_C = TypeVar("_C", bound=Callable[..., Any])
+
+
+@contextlib.contextmanager
+def plainly() -> Iterator[None]:
+    """Turn our own errors into one message and an exit code; what else is raised passes."""
+    try:
+        yield
+    except Exception as error:
+        code, text = _plain(error)
+        if text is None:
+            raise
+        click.echo(text, err=True)
+        sys.exit(code)
+
+
+def _plain(error: Exception) -> tuple[int, str | None]:
+    from .client_http import ClientError
+    from .errors import StartupError
+    from .settings import SettingsError
+
+    if isinstance(error, SettingsError):
+        return EXIT_WRONG, f"These settings cannot work:\n\n{error}"
+    if isinstance(error, ClientError | StartupError):
+        return EXIT_FAILED, f"tidegate: {error}"
+    return EXIT_FAILED, None
+
+
+def _assignment(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    pairs = [value.partition("=") for value in values]
+    for name, equals, _ in pairs:
+        if not equals or not name:
+            raise click.BadParameter("this is NAME=VALUE, for example rate_limit.burst=200")
+    return {name.strip().lower().replace("__", "."): value for name, _, value in pairs}
+
+
+def setting_options(command: _C) -> _C:
+    """What every command that reads settings takes."""
+    for decorate in (
+        click.option(
+            "--set", "assignments", metavar="NAME=VALUE", multiple=True, callback=_assignment, help="Any setting; may be repeated."
+        ),
+        click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help="TOML file; also TIDEGATE_CONFIG."),
+    ):
+        command = decorate(command)
+    return command
+
+
+def load(config: Path | None, assignments: dict[str, str], **options: Any) -> Loaded:
+    """The settings that a command's options lead to.
+
+    Raises:
+        SettingsError: something is wrong with them.
+    """
+    from .settings_sources import load_settings
+
+    return load_settings({**assignments, **{name: value for name, value in options.items() if value is not None}}, config)

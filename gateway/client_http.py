@@ -1,0 +1,109 @@
+"""HTTP for the command line's clients, on the standard library alone: publish a message, ask for health."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+__all__ = ["ClientError", "Reply", "healthy", "publish", "reason_of", "request"]
+
+LARGEST_REPLY_BYTES = 1 << 20
+
+
+class ClientError(Exception):
+    """It did not work; the text is one sentence for the user."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An HTTP response."""
+
+    status: int
+    body: bytes
+
+    def detail(self) -> str:
+        """What a problem document (RFC 9457) says, or the status."""
+        with contextlib.suppress(ValueError, AttributeError):
+            problem = json.loads(self.body)
+            return f"{self.status} {problem.get('detail') or problem['title']}"
+        return f"{self.status} {http.client.responses.get(self.status, '')}".strip()
+
+
+def request(
+    method: str,
+    url: str,
+    *,
+    body: bytes | None = None,
+    headers: Mapping[str, str] | None = None,
+    timeout_seconds: float = 10.0,
+) -> Reply:
+    """One HTTP request, without redirects or proxies.
+
+    Raises:
+        ClientError: the address is none, or nobody answers there.
+    """
+    try:
+        address = urlsplit(url)
+        kind = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}[address.scheme]
+        connection = kind(address.hostname or "", address.port, timeout=timeout_seconds)
+    except (KeyError, ValueError):
+        raise ClientError(f"{url} is not an http:// or https:// address") from None
+    try:
+        connection.request(
+            method, (address.path or "/") + (f"?{address.query}" if address.query else ""), body, dict(headers or {})
+        )
+        response = connection.getresponse()
+        return Reply(response.status, response.read(LARGEST_REPLY_BYTES))
+    except (OSError, http.client.HTTPException) as error:
+        raise ClientError(f"no answer from {address.scheme}://{address.netloc}: {reason_of(error)}") from None
+    finally:
+        connection.close()
+
+
+def publish(
+    ops_url: str,
+    room: str,
+    payload: bytes,
+    *,
+    content_type: str,
+    api_key: str | None,
+    idempotency_key: str | None = None,
+    timeout_seconds: float = 10.0,
+) -> dict[str, Any]:
+    """Publish one message through the ops API; returns its answer.
+
+    Raises:
+        ClientError: nobody answers, or the API refused.
+    """
+    headers = {"content-type": content_type}
+    if api_key:
+        headers["authorization"] = f"Bearer {api_key}"
+    if idempotency_key:
+        headers["idempotency-key"] = idempotency_key
+    url = f"{ops_url.rstrip('/')}/api/rooms/{quote(room, safe='')}/messages"
+    reply = request("POST", url, body=payload, headers=headers, timeout_seconds=timeout_seconds)
+    if not 200 <= reply.status < 300:
+        raise ClientError(f"not published: {reply.detail()}")
+    try:
+        return dict(json.loads(reply.body))
+    except (ValueError, TypeError):
+        raise ClientError("published, but the answer is not JSON: is this the ops address of a Tidegate?") from None
+
+
+def healthy(ops_url: str, path: str = "/healthz", *, timeout_seconds: float = 3.0) -> Reply:
+    """What the gateway says of its own health; 200 is good.
+
+    Raises:
+        ClientError: nobody answers.
+    """
+    return request("GET", ops_url.rstrip("/") + path, timeout_seconds=timeout_seconds)
+
+
+def reason_of(error: BaseException) -> str:
+    """What went wrong, in the words of the system."""
+    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip().lower()
