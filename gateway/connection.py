@@ -95,7 +95,7 @@ class Connection:
     """
 
     __slots__ = (
-        "__weakref__", "_interrupted", "_reader", "_reading", "_receive", "connected_at", "ending", "frames", "id", "initiator",
+        "__weakref__", "_interrupted", "_reader", "_reading", "_receive", "before_send", "connected_at", "ending", "frames", "id", "initiator",
         "messages_dropped", "metadata", "on_ended", "outlet", "received_bytes", "received_messages", "rooms", "scope", "state",
         "user",
     )  # fmt: skip
@@ -124,6 +124,7 @@ class Connection:
         self.initiator = ""
         """Who decided the end: ``client`` or ``server``."""
         self.on_ended: Callable[[Connection], None] | None = None
+        self.before_send: Callable[[Connection], None] | None = None
         self.connected_at = time.monotonic()
         self.frames = frames
         self.received_messages = self.received_bytes = self.messages_dropped = 0
@@ -209,6 +210,8 @@ class Connection:
         message = Message.of(payload)
         if self.ending is not None:
             raise ConnectionClosed(self.ending)
+        if self.before_send is not None:
+            self.before_send(self)
         self.write(Batch((message,)))
 
     def write(self, batch: Batch) -> int:

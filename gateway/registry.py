@@ -23,7 +23,10 @@ from .connection import Connection
 from .ledger import Ledger, NamespaceTotals
 from .message import Batch, Message, user_room
 
-__all__ = ["ConnectionRegistry", "RegistryStatistics", "Room", "RoomStatistics"]
+__all__ = ["EVERYONE", "ConnectionRegistry", "RegistryStatistics", "Room", "RoomStatistics"]
+
+EVERYONE = "~all"
+"""The room that every connection is in."""
 
 MEMBERS_PER_TURN = 1000
 """A fan-out to more members than this lets the event loop do other work in between."""
@@ -108,13 +111,18 @@ class Room:
     def _continue(self) -> None:
         self._scheduled = False
         self._advance()
-        if (self._flushing is not None or self._pending) and not self._scheduled:
+        if self.has_pending and not self._scheduled:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._continue)
 
+    @property
+    def has_pending(self) -> bool:
+        """True while something that was published is not written to everybody."""
+        return self._flushing is not None or bool(self._pending)
+
     def flush(self) -> None:
         """Write all that is pending now."""
-        while self._flushing is not None or self._pending:
+        while self.has_pending:
             self._advance()
 
     def _advance(self) -> None:
@@ -185,7 +193,7 @@ class ConnectionRegistry:
     Args:
         ledger: where the rooms account for what they send.
         max_delay_seconds: see ``Room``.
-        on_room_empty: told the name of a room whose last member has left.
+        on_left: told the room's name for every membership that ends.
     """
 
     def __init__(
@@ -193,13 +201,13 @@ class ConnectionRegistry:
         ledger: Ledger | None = None,
         *,
         max_delay_seconds: float = 0.0,
-        on_room_empty: Callable[[str], None] | None = None,
+        on_left: Callable[[str], None] | None = None,
     ) -> None:
         self.ledger = ledger or Ledger()
         self.connections: dict[str, Connection] = {}
         self.rooms: dict[str, Room] = {}
         self._max_delay_seconds = max_delay_seconds
-        self._on_room_empty = on_room_empty
+        self._on_left = on_left
 
     def __len__(self) -> int:
         return len(self.connections)
@@ -208,6 +216,7 @@ class ConnectionRegistry:
         """Register a connection. Raises ``ValueError`` when the id is taken by another one."""
         if self.connections.setdefault(connection.id, connection) is not connection:
             raise ValueError(f"connection id {connection.id!r} is taken")
+        connection.before_send = self.flush_rooms_of
 
     def remove(self, connection: Connection) -> None:
         """Unregister a connection and take it out of all its rooms; does nothing the second time."""
@@ -236,8 +245,15 @@ class ConnectionRegistry:
         room.discard(connection)
         if not room.members:
             del self.rooms[name]
-            if self._on_room_empty is not None:
-                self._on_room_empty(name)
+        if self._on_left is not None:
+            self._on_left(name)
+
+    def flush_rooms_of(self, connection: Connection) -> None:
+        """Write what its rooms have pending, so that what is sent to the connection itself next keeps the order."""
+        for name in connection.rooms:
+            room = self.rooms[name]
+            if room.has_pending:
+                room.flush()
 
     def get(self, connection_id: str) -> Connection | None:
         """The connection with this id, if it is on this node."""

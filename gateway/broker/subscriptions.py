@@ -21,12 +21,16 @@ logger = logging.getLogger("tidegate.broker")
 
 
 class _Subscription:
-    __slots__ = ("active", "holders", "lock")
+    __slots__ = ("active", "due", "holders", "lock", "queued")
 
     def __init__(self) -> None:
         self.holders = 0
         self.active = False
         self.lock = asyncio.Lock()
+        self.due = 0.0
+        """When it may be dropped, on the loop's clock, if nobody holds it by then."""
+        self.queued = False
+        """The reaper will look at it: a room is queued once, however often it is joined and left."""
 
 
 class Subscriptions:
@@ -41,7 +45,7 @@ class Subscriptions:
         self._broker = broker
         self._linger_seconds = linger_seconds
         self._rooms: dict[str, _Subscription] = {}
-        self._idle: deque[tuple[float, str]] = deque()
+        self._idle: deque[str] = deque()
         self._reaper: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
@@ -70,9 +74,8 @@ class Subscriptions:
         subscription.holders -= 1
         assert subscription.holders >= 0, f"room {room!r} was released more often than held"
         if subscription.holders == 0:
-            self._idle.append((asyncio.get_running_loop().time() + self._linger_seconds, room))
-            if self._reaper is None:
-                self._reaper = asyncio.get_running_loop().create_task(self._reap())
+            subscription.due = asyncio.get_running_loop().time() + self._linger_seconds
+            self._queue(room, subscription)
 
     async def close(self) -> None:
         """Stop the reaper; the broker's own ``close`` ends the subscriptions."""
@@ -81,26 +84,39 @@ class Subscriptions:
             reaper.cancel()
             await asyncio.wait((reaper,))
 
+    def _queue(self, room: str, subscription: _Subscription) -> None:
+        if not subscription.queued:
+            subscription.queued = True
+            self._idle.append(room)
+        if self._reaper is None:
+            self._reaper = asyncio.get_running_loop().create_task(self._reap())
+
     async def _reap(self) -> None:
         loop = asyncio.get_running_loop()
         while self._idle:
-            due, room = self._idle.popleft()
-            await asyncio.sleep(max(0.0, due - loop.time()))
-            await self._drop_if_idle(room)
+            room = self._idle.popleft()
+            subscription = self._rooms[room]
+            subscription.queued = False
+            if not subscription.holders:
+                await asyncio.sleep(max(0.0, subscription.due - loop.time()))
+                await self._drop_if_idle(room, subscription)
         self._reaper = None
 
-    async def _drop_if_idle(self, room: str) -> None:
-        subscription = self._rooms.get(room)
-        if subscription is None:
-            return
+    async def _drop_if_idle(self, room: str, subscription: _Subscription) -> None:
         async with subscription.lock:
             if subscription.holders:
                 return
+            if subscription.due > asyncio.get_running_loop().time():  # held and released once more meanwhile
+                self._queue(room, subscription)
+                return
             if subscription.active:
-                try:
-                    await self._broker.unsubscribe(room)
-                except Exception as error:  # noqa: BLE001 - a broker that is down forgets by itself
-                    logger.warning("could not unsubscribe from a room: %r", error)
                 subscription.active = False
-            if not subscription.holders and self._rooms.get(room) is subscription:
+                await self._unsubscribe(room)
+            if not subscription.holders and not subscription.queued:
                 del self._rooms[room]
+
+    async def _unsubscribe(self, room: str) -> None:
+        try:
+            await self._broker.unsubscribe(room)
+        except Exception as error:  # noqa: BLE001 - a broker that is down forgets by itself
+            logger.warning("could not unsubscribe from a room: %r", error)

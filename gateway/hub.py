@@ -1,0 +1,263 @@
+"""``Hub``: the part of a server that knows no ASGI: connections in rooms, over a broker.
+
+Everything is addressed to a room: a user is the room ``~user/<id>``, a node is ``~node/<id>``, everyone is ``~all``. So one
+path carries broadcasts, messages to users, direct messages and remote closes, whichever node a connection is on.
+
+1. A connection is registered only while its end is not decided, and is in a room only while this node is subscribed to it.
+2. A join that fails or is cancelled leaves nothing behind; a teardown never waits.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import secrets
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from middleware.close import Close
+
+from .broker import Broker, MemoryBroker, Subscriptions
+from .connection import Connection
+from .envelope import Envelope
+from .errors import BrokerUnavailable, ConnectionClosed
+from .ledger import Ledger
+from .message import Batch, Message, node_room, user_room
+from .registry import EVERYONE, ConnectionRegistry
+
+__all__ = ["Hub", "HubStatistics", "Published"]
+
+logger = logging.getLogger("tidegate.server")
+
+
+class Published(NamedTuple):
+    """What became of a publication: its id, when it was accepted (seconds since the epoch), and its recipients on this node."""
+
+    id: str
+    accepted_at: float
+    recipients_local: int
+
+
+class HubStatistics(NamedTuple):
+    """Running totals."""
+
+    opened: int
+    closed: dict[tuple[str, str], int]
+    """By reason slug and initiator."""
+    refused_by_broker: int
+
+
+class Hub:
+    """Connections in rooms, over a broker.
+
+    Args:
+        broker: carries messages between nodes; memory (this process alone) when ``None``.
+        namespaces: room prefixes that the ledger tells apart.
+        max_delay_seconds: how long a room may gather messages before it writes; 0 is one turn of the event loop.
+        linger_seconds: how long a room stays subscribed after its last member has left.
+        node: this node's id; random when ``None``.
+    """
+
+    def __init__(
+        self,
+        broker: Broker | None = None,
+        *,
+        namespaces: Iterable[str] = (),
+        max_delay_seconds: float = 0.0,
+        linger_seconds: float = 5.0,
+        node: str | None = None,
+    ) -> None:
+        self.node = node or secrets.token_hex(4)
+        self.broker: Broker = broker or MemoryBroker()
+        self.subscriptions = Subscriptions(self.broker, linger_seconds=linger_seconds)
+        self.registry = ConnectionRegistry(
+            Ledger(namespaces), max_delay_seconds=max_delay_seconds, on_left=self.subscriptions.release
+        )
+        self.started = False
+        self._opened = 0
+        self._closed: Counter[tuple[str, str]] = Counter()
+        self._refused_by_broker = 0
+        self._numbers = itertools.count(1)
+
+    # -- life
+
+    async def start(self) -> None:
+        """Start the broker and listen for what is addressed to this node and to everyone. Raises ``BrokerUnavailable``."""
+        if not self.started:
+            self.started = True
+            await self.broker.start(self._deliver)
+            for room in (node_room(self.node), EVERYONE):
+                await self.subscriptions.hold(room)
+
+    async def stop(self) -> None:
+        """Close the broker; connections are closed by ``drain`` before."""
+        if self.started:
+            self.started = False
+            await self.subscriptions.close()
+            await self.broker.close()
+
+    # -- connections
+
+    def new_id(self) -> str:
+        """An id for a connection or a message: this node and a running number, unique over all nodes."""
+        return f"{self.node}-{next(self._numbers)}"
+
+    async def hold(self, rooms: Iterable[str]) -> None:
+        """Subscribe to all of ``rooms`` or to none; each is to be released or ``enter``-ed. Raises ``BrokerUnavailable``."""
+        held: list[str] = []
+        try:
+            for room in rooms:
+                await self.subscriptions.hold(room)
+                held.append(room)
+        except BaseException:
+            self.release(held)
+            raise
+
+    def release(self, rooms: Iterable[str]) -> None:
+        """Give back what ``hold`` took."""
+        for room in rooms:
+            self.subscriptions.release(room)
+
+    def enter(self, connection: Connection, rooms: Iterable[str]) -> None:
+        """Register a connection in rooms that are held for it; the holds pass to its memberships."""
+        connection.on_ended = self._ended
+        self.registry.add(connection)
+        for room in rooms:
+            self.registry.join(connection, room)
+        self._opened += 1
+
+    async def join(self, connection: Connection, room: str) -> None:
+        """Put a registered connection into one more room; it hears everything published after this returns.
+
+        Raises:
+            BrokerUnavailable: the room cannot be subscribed to now.
+            ConnectionClosed: the connection ended meanwhile.
+        """
+        if room in connection.rooms:
+            return
+        await self.subscriptions.hold(room)
+        if connection.ending is not None:
+            self.subscriptions.release(room)
+            raise ConnectionClosed(connection.ending)
+        if room in connection.rooms:  # joined by somebody else meanwhile
+            self.subscriptions.release(room)
+            return
+        self.registry.join(connection, room)
+
+    def leave(self, connection: Connection, room: str) -> None:
+        """Take a connection out of a room."""
+        self.registry.leave(connection, room)
+
+    def _ended(self, connection: Connection) -> None:
+        self.registry.remove(connection)
+        assert connection.ending is not None, "on_ended is called when the ending is set"
+        self._closed[connection.ending.reason, connection.initiator] += 1
+
+    # -- publishing
+
+    async def publish(
+        self, room: str, payload: Any, *, exclude: str | Connection | None = None, traceparent: str = ""
+    ) -> Published:
+        """Send text, bytes or anything with a JSON form to everybody in ``room``, on every node, but to ``exclude``.
+
+        Raises:
+            BrokerUnavailable: the broker cannot take it now.
+            TypeError: the payload has no JSON form.
+        """
+        envelope = self._envelope(room, Message.of(payload), exclude=_id_of(exclude), traceparent=traceparent)
+        recipients = self.recipients(room, envelope.exclude)
+        await self.broker.publish(envelope)
+        return Published(envelope.id, envelope.published_at, recipients)
+
+    def post(self, room: str, message: Message, exclude: str = "") -> None:
+        """As ``publish``, without waiting. Raises ``BrokerUnavailable``."""
+        try:
+            self.broker.post(self._envelope(room, message, exclude=exclude))
+        except BrokerUnavailable:
+            self._refused_by_broker += 1
+            raise
+
+    async def send_to(self, connection_id: str, payload: Any) -> bool:
+        """Send to one connection, wherever it is; False when this node should have it and does not."""
+        message = Message.of(payload)
+        connection = self.registry.get(connection_id)
+        if connection is not None:
+            return not self._write(connection, message)
+        return await self._to_node_of(connection_id, message, None)
+
+    async def close_connection(self, connection_id: str, close: Close) -> bool:
+        """Close one connection, wherever it is; False when this node should have it and does not."""
+        connection = self.registry.get(connection_id)
+        if connection is not None:
+            connection.close(close)
+            return True
+        return await self._to_node_of(connection_id, Message(b""), close)
+
+    async def close_user(self, user: str, close: Close) -> int:
+        """Close all connections of a user, everywhere; returns how many there were on this node."""
+        count = len(self.registry.by_user(user))
+        await self.broker.publish(self._envelope(user_room(user), Message(b""), close=close))
+        return count
+
+    def recipients(self, room: str, exclude: str = "") -> int:
+        """How many connections on this node a publication to ``room`` goes to now."""
+        found = self.registry.rooms.get(room)
+        if found is None:
+            return 0
+        excluded = self.registry.get(exclude) if exclude else None
+        return len(found.members) - (1 if excluded in found.members else 0)
+
+    def statistics(self) -> HubStatistics:
+        """Running totals."""
+        return HubStatistics(self._opened, dict(self._closed), self._refused_by_broker)
+
+    def _envelope(
+        self, room: str, message: Message, *, exclude: str = "", target: str = "", traceparent: str = "", close: Close | None = None
+    ) -> Envelope:
+        return Envelope(
+            room, message, id=self.new_id(), node=self.node, exclude=exclude, target=target, traceparent=traceparent, close=close
+        )
+
+    async def _to_node_of(self, connection_id: str, message: Message, close: Close | None) -> bool:
+        node = connection_id.partition("-")[0]
+        if node == self.node or not node:
+            return False
+        await self.broker.publish(self._envelope(node_room(node), message, target=connection_id, close=close))
+        return True
+
+    # -- delivery
+
+    def _deliver(self, envelope: Envelope) -> None:
+        """What the broker calls for every envelope to a subscribed room."""
+        if envelope.target:
+            self._deliver_to_one(envelope)
+            return
+        room = self.registry.rooms.get(envelope.room)
+        if room is None:
+            return
+        if envelope.close is None:
+            room.publish(envelope.message, envelope.exclude)
+            return
+        room.flush()  # what was published before the close still goes out
+        for member in tuple(room.members):
+            member.close(envelope.close)
+
+    def _deliver_to_one(self, envelope: Envelope) -> None:
+        connection = self.registry.get(envelope.target)
+        if connection is None:
+            return
+        if envelope.close is None:
+            self._write(connection, envelope.message)
+        else:
+            connection.close(envelope.close)
+
+    def _write(self, connection: Connection, message: Message) -> int:
+        self.registry.flush_rooms_of(connection)
+        return connection.write(Batch((message,)))
+
+
+def _id_of(connection: str | Connection | None) -> str:
+    if connection is None:
+        return ""
+    return connection if isinstance(connection, str) else connection.id
