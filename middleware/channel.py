@@ -126,10 +126,10 @@ class AsgiChannel:
         return passed
 
     def _outbound(self, event: Event) -> Event | None:
-        if self.ending is not None:
-            raise Disconnected(f"the connection has ended: {self.ending.reason}")
+        self._refuse_if_ended()
         passed = event if self._hooks is None else self._hooks.outbound(event)
         if passed is not None:
+            self._refuse_if_ended()  # a hook may just have closed: nothing is sent behind that
             self.sent_messages += 1
             self.sent_bytes += payload_bytes(passed)
         return passed
@@ -139,9 +139,13 @@ class AsgiChannel:
             event = self._hooks.accepting(event)
         if self.ending is not None:  # a layer ended it while the app was still making up its mind
             self._start_closing()
-            raise Disconnected(f"the connection has ended: {self.ending.reason}")
+        self._refuse_if_ended()
         self.accepted = True
         return event
+
+    def _refuse_if_ended(self) -> None:
+        if self.ending is not None:
+            raise Disconnected(f"the connection has ended: {self.ending.reason}")
 
     def _ending(self, event: Event) -> Event | None:
         """A close or a response of the app (or of ``deny``) on its way out; ``None`` when ours was first."""

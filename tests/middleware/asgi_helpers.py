@@ -116,6 +116,11 @@ class Server:
         return dict(self._left)
 
     async def send(self, event: Event) -> None:
+        self.record(event)
+        await asyncio.sleep(0)
+
+    def record(self, event: Event) -> None:
+        """``send`` without the waiting."""
         kind = event["type"]
         after = _LEGAL.get((self.state, kind))
         if self._left is not None:
@@ -127,7 +132,6 @@ class Server:
         self.sent.append(dict(event))
         if kind == "websocket.close" and not any(e["type"] == "websocket.disconnect" for e in self._script):
             self.feed(disconnect(event.get("code", 1000), event.get("reason") or ""))
-        await asyncio.sleep(0)
 
     def of(self, kind: str) -> list[Event]:
         """The sent events of type ``websocket.{kind}``."""
