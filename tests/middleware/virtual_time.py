@@ -25,7 +25,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def __init__(self) -> None:
         self.now = 1000.0
-        self.on_hang: Callable[[], None] | None = None
+        self.on_hang: Callable[[], object] | None = None
         real = selectors.DefaultSelector()
         self._select, real.select = real.select, self._jump  # type: ignore[method-assign]
         super().__init__(real)
