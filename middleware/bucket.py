@@ -23,7 +23,7 @@ __all__ = ["FULL", "BucketTable", "TokenBucket"]
 FULL: Final = -math.inf
 """The state of a bucket that nobody has taken from."""
 
-_SLACK_SECONDS: Final = 1e-6
+_SLACK_SECONDS: Final = 1e-5
 """Forgives the rounding of floats; it is granted once per bucket, not once per token."""
 
 _SWEEP: Final = 8

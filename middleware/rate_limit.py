@@ -11,12 +11,11 @@ connections, by a ``HandshakeLimiter`` of this process or one that all nodes sha
 
 from __future__ import annotations
 
-import ipaddress
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple, get_args
 
-from .asgi import ASGIApp, Event, client_host, client_key, payload_bytes
+from .asgi import ASGIApp, Event, client_keys, payload_bytes
 from .bucket import FULL, TokenBucket
 from .close import RATE_LIMITED
 from .handshake_limiter import HandshakeLimiter, MemoryHandshakeLimiter
@@ -88,9 +87,6 @@ class RateLimitMiddleware(Layer):
             raise ValueError("give either handshakes_per_second or a handshake_limiter, which has a rate of its own")
         if handshake_limiter is None and handshakes_per_second is not None:
             handshake_limiter = MemoryHandshakeLimiter(handshakes_per_second, handshake_burst, max_clients=max_clients, clock=clock)
-        for network in trusted_proxies:
-            if network != "*":
-                ipaddress.ip_network(network, strict=False)  # a ValueError here, not in a handshake
         self.handshakes = handshake_limiter
         self._limits = _Limits(
             None if messages_per_second is None else TokenBucket.of(messages_per_second, burst),
@@ -98,7 +94,8 @@ class RateLimitMiddleware(Layer):
             clock, exceeded, notice,
         )  # fmt: skip
         self._guard = _DelayGuard if exceeded == "delay" else _StrictGuard
-        self._key = key or (lambda link: client_key(client_host(link.scope, trusted_proxies)))
+        client = client_keys(trusted_proxies)
+        self._key = key or (lambda link: client(link.scope))
 
     @staticmethod
     def from_config(config: Mapping[str, Any]) -> dict[str, Any]:
