@@ -35,14 +35,15 @@ def plainly() -> Iterator[None]:
 
 def _plain(error: Exception) -> tuple[int, str | None]:
     from .client_http import ClientError
+
+    if isinstance(error, ClientError):  # judged first: a health check that fails should not load the server to say so
+        return EXIT_FAILED, f"tidegate: {error}"
     from .errors import StartupError
     from .settings import SettingsError
 
     if isinstance(error, SettingsError):
         return EXIT_WRONG, f"These settings cannot work:\n\n{error}"
-    if isinstance(error, ClientError | StartupError):
-        return EXIT_FAILED, f"tidegate: {error}"
-    return EXIT_FAILED, None
+    return EXIT_FAILED, f"tidegate: {error}" if isinstance(error, StartupError) else None
 
 
 def _assignment(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:

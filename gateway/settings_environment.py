@@ -58,8 +58,9 @@ class KnownEnvironment(EnvSettingsSource):
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that ``name`` was probably meant to be."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return close[0] if close else None
+    by_rest = {text.removeprefix(ENV_PREFIX): text for text in known}  # the prefix they share would make all of them near
+    close = difflib.get_close_matches(name.removeprefix(ENV_PREFIX), list(by_rest), n=1, cutoff=0.6)
+    return by_rest[close[0]] if close else None
 
 
 def unknown_variables(settings_class: type[BaseSettings], environment: Mapping[str, str] | None = None) -> list[str]:
