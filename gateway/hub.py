@@ -220,7 +220,7 @@ class Hub:
         )
 
     async def _to_node_of(self, connection_id: str, message: Message, close: Close | None) -> bool:
-        node = connection_id.partition("-")[0]
+        node = connection_id.rpartition("-")[0]  # as new_id() joins them; a node's own name may have dashes
         if node == self.node or not node:
             return False
         await self.broker.publish(self._envelope(node_room(node), message, target=connection_id, close=close))

@@ -28,7 +28,7 @@ from weakref import WeakKeyDictionary
 
 from starlette.websockets import WebSocket
 
-from middleware.asgi import CONNECTION_ID, Receive, Scope, Send, deny, user_id
+from middleware.asgi import CONNECTION_ID, SELF_CHECK, Receive, Scope, Send, deny, user_id
 from middleware.bucket import FULL, TokenBucket
 from middleware.close import NORMAL, RATE_LIMITED, RESTARTING, Close
 from middleware.rate_limit import RateLimitMiddleware
@@ -45,12 +45,17 @@ from .registry import EVERYONE, ConnectionRegistry
 from .relay import RoomRelay
 from .validation import Allow, Validation
 
-__all__ = ["RAW_SUBPROTOCOL", "Handler", "WebSocketServer"]
+__all__ = ["RAW_SUBPROTOCOL", "Handler", "WebSocketServer", "self_room"]
 
 RAW_SUBPROTOCOL = "tidegate.raw"
 """What a client that wants to name a subprotocol may ask for: a frame is a payload."""
 
 Handler = Callable[[Connection], Awaitable[None]]
+
+
+def self_room(node: str) -> str:
+    """The room in which a node talks to itself to see whether sockets work; only its self check gets in."""
+    return f"~self/{node}"
 
 
 class _Session:
@@ -106,6 +111,7 @@ class WebSocketServer:
         self.relay_refused = 0
         """Messages of clients that the broker did not take."""
         self._handler: Handler = handler or RoomRelay(self.hub.post, self.validation, self._count_refused)
+        self._self_handler: Handler = RoomRelay(self.hub.post, Validation(), self._count_refused)
         self._outbox = outbox or OutletOptions()
         self._bucket = _bucket_of(rate_limit_config)
         self._sessions: WeakKeyDictionary[WebSocket, _Session] = WeakKeyDictionary()
@@ -147,11 +153,17 @@ class WebSocketServer:
     # -- as an ASGI app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one WebSocket in the room of ``scope["path_params"]["room"]``."""
+        """Serve one WebSocket in the room of ``scope["path_params"]["room"]``.
+
+        The gateway's self check is served in a room of its own, always by the relay, and is not counted among the clients.
+        """
         if scope["type"] != "websocket":
             raise ValueError(f"a WebSocketServer serves WebSockets, not {scope['type']!r}")
+        own = scope.get(SELF_CHECK) is True  # set inside this process: nothing a client sends becomes a key of the scope
+        if own:
+            scope = {**scope, "path_params": {"room": self_room(self.hub.node)}}
         try:
-            rooms = self._rooms_of(scope, scope["path_params"]["room"])
+            rooms = (self_room(self.hub.node),) if own else self._rooms_of(scope, scope["path_params"]["room"])
             await self._hold(rooms)
         except Exception as error:
             refusal = refusal_of(error, self.retry_after_seconds)
@@ -163,10 +175,10 @@ class WebSocketServer:
         held = True
         try:
             await self._accept(scope, receive, send)
-            self.hub.enter(connection, rooms)
+            self._enter(connection, rooms, counted=not own)
             held = False
             connection.opened()
-            await self._run(connection)
+            await self._run(connection, self._self_handler if own else self._handler)
         except (ConnectionClosed, OSError):
             pass  # the client left, or was sent away: that is how connections end
         finally:
@@ -181,10 +193,19 @@ class WebSocketServer:
         offered = scope.get("subprotocols") or ()
         await send({"type": "websocket.accept", "subprotocol": RAW_SUBPROTOCOL if RAW_SUBPROTOCOL in offered else None})
 
-    async def _run(self, connection: Connection) -> None:
-        bind = getattr(self._handler, "bind", None)
+    def _enter(self, connection: Connection, rooms: tuple[str, ...], *, counted: bool) -> None:
+        if counted:
+            self.hub.enter(connection, rooms)
+            return
+        connection.on_ended = self.registry.remove
+        self.registry.add(connection)
+        for room in rooms:
+            self.registry.join(connection, room)
+
+    async def _run(self, connection: Connection, handler: Handler) -> None:
+        bind = getattr(handler, "bind", None)
         if bind is None or connection.frames is None:
-            await self._handler(connection)
+            await handler(connection)
             return
         connection.frames.on_message = bind(connection)
         await connection.receive_event()  # only ever the end

@@ -33,6 +33,8 @@ CONNECTION_ID = "tidegate.connection_id"
 """Scope key: the connection's id (``str``), the same in every log line, span and answer."""
 ORIGIN_CHECKED = "tidegate.origin_checked"
 """Scope key: ``True`` when an outer layer has made sure that no foreign web page opened this connection."""
+SELF_CHECK = "tidegate.self_check"
+"""Scope key: ``True`` on the connection that the process opens to itself to see whether sockets work. No client can set it."""
 TRACE_ID = "tidegate.trace_id"
 """Scope key: the trace id of the handshake, 32 lower-case hexadecimal digits."""
 
@@ -41,6 +43,7 @@ __all__ = [
     "DENIAL_EXTENSION",
     "FRAMES_EXTENSION",
     "ORIGIN_CHECKED",
+    "SELF_CHECK",
     "TRACE_ID",
     "ASGIApp",
     "Channel",
