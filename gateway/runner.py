@@ -1,0 +1,241 @@
+"""Runs the gateway: two listeners on one uvicorn, checks at start, and a drain before the end.
+
+The end (SIGTERM or SIGINT), in this order:
+
+1. ``/readyz`` answers 503 while the listeners still accept, for ``drain.delay_seconds``: load balancers notice.
+2. New handshakes are refused with 503 and ``Retry-After``; connections are closed with ``restarting``, evenly over
+   ``drain.period_seconds``.
+3. Whoever has not taken the close ``drain.abort_after_seconds`` later is cut off.
+4. uvicorn shuts down, then the broker and the exporters.
+
+uvicorn itself would close every socket with 1012 before anything else, so all of this happens in ``Server.shutdown``. A second
+signal ends at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+import structlog
+import uvicorn
+
+from .app import Gateway, create_app
+from .errors import StartupError
+from .settings import Settings, SettingsError, check_exposure
+from .wire import WireOptions, http_protocol, wire_protocol
+
+__all__ = ["GatewayServer", "serve"]
+
+log = structlog.get_logger("tidegate.runner")
+
+_TICK_SECONDS = 0.05
+_SPARE_DESCRIPTORS = 128
+"""Descriptors beside the clients': listeners, broker, exporters, and some to look around with."""
+
+
+def serve(settings: Settings) -> int:
+    """Run the gateway until a signal; returns the exit code: 0 after a clean drain, 1 when it could not start, 2 for settings."""
+    try:
+        check_exposure(settings)
+        check_descriptors(settings.connection_limit.total)
+        public, ops = (
+            bind(settings.host, settings.port, "TIDEGATE_PORT"),
+            bind(settings.ops_host, settings.ops_port, "TIDEGATE_OPS_PORT"),
+        )
+        gateway = create_app(settings)
+    except SettingsError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - a table for people
+        return 2
+    except StartupError as error:
+        log.error("cannot start", reason=str(error))
+        return 1
+    server = GatewayServer(gateway, ops)
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run(sockets=[public])
+    return 0 if server.started else 1
+
+
+def bind(host: str, port: int, setting: str) -> socket.socket:
+    """A listening socket. Raises ``StartupError`` with a sentence when the address cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host.strip("[]"), port))
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise StartupError(f"port {port} on {host} is in use by another process; choose another with {setting}") from None
+        raise StartupError(f"cannot listen on {host}:{port} ({setting}): {error.strerror or error}") from None
+    listener.setblocking(False)
+    return listener
+
+
+def check_descriptors(connections: int | None) -> None:
+    """Raise the soft limit of open files as far as it goes; warn when the connection limit does not fit below it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = (connections or 0) + _SPARE_DESCRIPTORS
+    if soft < needed and hard != soft:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if connections is not None and soft < needed:
+        fits = max(1, soft - _SPARE_DESCRIPTORS)
+        hint = f"raise it (ulimit -n {needed}, LimitNOFILE=) or set TIDEGATE_CONNECTION_LIMIT__TOTAL={fits}"
+        log.warning("the open-files limit is below the connection limit", open_files=soft, connection_limit=connections, hint=hint)
+
+
+def wire_options(settings: Settings, gateway: Gateway) -> WireOptions:
+    """The settings as bounds of the wire."""
+    message, keepalive, compression = settings.message, settings.keepalive, settings.compression
+    return WireOptions(
+        max_message_bytes=message.max_bytes,
+        inbound_messages=message.inbound_messages,
+        inbound_bytes=max(message.max_bytes, 64 * 1024),
+        outbound_bytes=16 * settings.outbox.max_bytes,
+        ping_interval_seconds=keepalive.interval_seconds,
+        ping_timeout_seconds=keepalive.timeout_seconds,
+        idle_seconds=keepalive.idle_seconds,
+        max_age_seconds=keepalive.max_age_seconds,
+        abort_after_seconds=settings.drain.abort_after_seconds,
+        close_timeout_seconds=min(2.0, settings.drain.abort_after_seconds),
+        deflate=compression.deflate,
+        deflate_level=min(9, compression.level),
+        deflate_minimum_bytes=compression.minimum_bytes,
+        pending_exempt=frozenset(settings.trusted_proxies),
+    )
+
+
+class GatewayServer(uvicorn.Server):
+    """One uvicorn with a public and an ops listener, which drains before it shuts down.
+
+    Args:
+        gateway: what is served.
+        ops: the bound socket of the ops listener; the public one is given to ``run``.
+    """
+
+    def __init__(self, gateway: Gateway, ops: socket.socket) -> None:
+        options = wire_options(gateway.settings, gateway)
+        super().__init__(_config(gateway.settings, gateway, ws=wire_protocol(options), http=http_protocol(options)))
+        self._gateway = gateway
+        self._ops_socket = ops
+        self._ops_config = _config(gateway.settings, gateway.ops, ws="none", http=http_protocol(options), lifespan="off")
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Open the ops listener first: who watches sees a gateway that is starting."""
+        self._ops_config.load()
+        ops = await asyncio.get_running_loop().create_server(self._ops_protocol, sock=self._ops_socket, backlog=128)
+        await super().startup(sockets)
+        self.servers.append(ops)
+        if self.started:
+            self._say_hello(sockets or [])
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Drain, then let uvicorn end what is left."""
+        await self._drain()
+        await super().shutdown(sockets)
+        log.info("stopped")
+
+    async def _drain(self) -> None:
+        drain, server = self._gateway.settings.drain, self._gateway.server
+        self._gateway.health.draining()
+        log.info(
+            "draining", connections=len(server.registry), delay_seconds=drain.delay_seconds, period_seconds=drain.period_seconds
+        )
+        await self._pause(drain.delay_seconds)
+        server.retry_after_seconds = max(1.0, drain.period_seconds / 2)
+        closing = asyncio.ensure_future(server.drain(period_seconds=drain.period_seconds, on_progress=self._on_progress))
+        await self._pause(drain.period_seconds + 1, until=closing.done)
+        closing.cancel()
+        await self._pause(drain.abort_after_seconds, until=lambda: not self.server_state.tasks)
+        left = self._abort_rest()
+        log.info("drained", aborted=left, at_once=self.force_exit)
+
+    async def _pause(self, seconds: float, until: Any = None) -> None:
+        """Wait, unless a second signal comes or ``until()`` holds."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while not self.force_exit and loop.time() < deadline and not (until is not None and until()):
+            await asyncio.sleep(min(_TICK_SECONDS, max(0.0, deadline - loop.time())))
+
+    def _on_progress(self, left: int) -> None:
+        self._gateway.collector.drain_left = left
+
+    def _abort_rest(self) -> int:
+        left = 0
+        for protocol in list(self.server_state.connections):
+            abort = getattr(protocol, "abort", None)
+            if abort is not None:
+                abort()
+                left += 1
+        return left
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal drains, the second ends at once."""
+        if self.should_exit:
+            self.force_exit = True
+        self.should_exit = True
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """As uvicorn's, but a drain that a signal asked for is a success: the signal is not raised again."""
+        signals = (signal.SIGINT, signal.SIGTERM)
+        before = {sig: signal.signal(sig, self.handle_exit) for sig in signals}
+        try:
+            yield
+        finally:
+            for sig, handler in before.items():
+                signal.signal(sig, handler)
+
+    def _ops_protocol(self) -> asyncio.Protocol:
+        protocol: asyncio.Protocol = self._ops_config.http_protocol_class(
+            config=self._ops_config, server_state=self.server_state, app_state={}
+        )
+        return protocol
+
+    def _say_hello(self, sockets: list[socket.socket]) -> None:
+        public, ops = (_address(listener) for listener in (sockets[0], self._ops_socket))
+        log.info("serving", public=f"http://{public}", ops=f"http://{ops}", node=self._gateway.server.hub.node)
+        key = "$TIDEGATE_API_KEY" if self._gateway.settings.api_key else "… (set TIDEGATE_API_KEY to publish over HTTP)"
+        print(  # noqa: T201 - for the person who has just started it
+            f"""
+Tidegate serves WebSockets at ws://{public}/ws/{{room}}, operations at http://{ops}.
+Try it:
+  python -m websockets ws://{public}/ws/lobby
+  curl -H "Authorization: Bearer {key}" -H "Content-Type: text/plain" -d hello http://{ops}/api/rooms/lobby/messages
+  curl http://{ops}/metrics
+""",
+            flush=True,
+        )
+
+
+def _config(settings: Settings, app: Any, **options: Any) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        **{
+            "lifespan": "on",
+            "log_config": None,
+            "log_level": settings.log_level,
+            "access_log": False,
+            "ws_per_message_deflate": False,  # the wire has its own, without state
+            "proxy_headers": bool(settings.trusted_proxies),
+            "forwarded_allow_ips": list(settings.trusted_proxies),
+            "server_header": False,
+            "timeout_keep_alive": 5,
+            "timeout_graceful_shutdown": 1,  # the drain has given everybody their time
+            **options,
+        },
+    )
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

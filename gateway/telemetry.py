@@ -1,0 +1,159 @@
+"""What the core counts, turned into metrics when somebody asks; and the set-up of trace export.
+
+The hot path only adds to plain numbers (``Buckets.observe`` is two additions); everything else happens at scrape time.
+Labels are namespaces that were declared, and reasons from the closed set of endings: nothing a client can choose.
+"""
+
+from __future__ import annotations
+
+import platform
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from . import __version__
+from .hub import Hub
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+
+__all__ = ["Buckets", "GatewayCollector", "metrics_route", "new_registry", "tracer_provider"]
+
+FANOUT_RECIPIENTS = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000)
+FANOUT_SECONDS = (0.00001, 0.00005, 0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+LOOP_LAG_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+
+class Buckets:
+    """A histogram that costs a third of a microsecond; bounds are inclusive upper limits, as Prometheus has them."""
+
+    __slots__ = ("_bounds", "_counts", "_sum")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = tuple(bounds)
+        self._counts = [0] * (len(self._bounds) + 1)
+        self._sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    def family(self, name: str, help_text: str) -> HistogramMetricFamily:
+        """The histogram as a metric family."""
+        buckets, total = [], 0
+        for bound, count in zip((*map(str, self._bounds), "+Inf"), self._counts, strict=True):
+            total += count
+            buckets.append((bound, total))
+        return HistogramMetricFamily(name, help_text, buckets=buckets, sum_value=self._sum)
+
+
+class GatewayCollector(Collector):
+    """Reads a hub's numbers at scrape time.
+
+    Args:
+        hub: whose numbers.
+    """
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self.loop_lag = Buckets(LOOP_LAG_SECONDS)
+        self._fanout_recipients = Buckets(FANOUT_RECIPIENTS)
+        self._fanout_seconds = Buckets(FANOUT_SECONDS)
+        self.drain_left = 0
+        hub.registry.ledger.on_fanout = self._on_fanout
+
+    def _on_fanout(self, messages: int, recipients: int, seconds: float) -> None:
+        self._fanout_recipients.observe(recipients)
+        self._fanout_seconds.observe(seconds)
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: the families are the same at every scrape and are not asked for at registration."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._collect_state()
+        yield from self._collect_ledger()
+        yield self._fanout_recipients.family("tidegate_fanout_recipients", "Members a write to a room went to.")
+        yield self._fanout_seconds.family("tidegate_fanout_seconds", "Time a write to all members of a room took.")
+        yield self.loop_lag.family("tidegate_loop_lag_seconds", "How late the event loop ran a timer.")
+
+    def _collect_state(self) -> Iterator[Metric]:
+        registry, totals = self._hub.registry.statistics(), self._hub.statistics()
+        yield InfoMetricFamily(
+            "tidegate_build",
+            "Version of the gateway and of Python.",
+            {"version": __version__, "python": platform.python_version(), "node": self._hub.node},
+        )
+        yield GaugeMetricFamily("tidegate_registered_connections", "Connections in the registry.", registry.connections)
+        yield GaugeMetricFamily("tidegate_rooms", "Rooms with at least one member on this node.", registry.rooms)
+        yield GaugeMetricFamily("tidegate_users", "Users with at least one connection on this node.", registry.users)
+        yield GaugeMetricFamily("tidegate_memberships", "Memberships of connections in rooms.", registry.memberships)
+        yield GaugeMetricFamily("tidegate_subscriptions", "Rooms this node listens to.", len(self._hub.subscriptions))
+        yield GaugeMetricFamily("tidegate_drain_connections_left", "Connections that a drain has still to close.", self.drain_left)
+        yield CounterMetricFamily(
+            "tidegate_broker_refused", "Messages that the broker did not take.", totals.refused_by_broker
+        )  # fmt: skip
+
+    def _collect_ledger(self) -> Iterator[Metric]:
+        families: dict[str, tuple[str, Callable[[str], float]]] = {
+            "accepted": ("Messages fanned out.", lambda name: totals[name].accepted),
+            "expected": ("Messages times recipients.", lambda name: totals[name].expected),
+            "written": ("Deliveries handed to a connection's outlet.", lambda name: totals[name].written),
+            "closed": ("Deliveries to connections that ended before the write.", lambda name: totals[name].closed),
+        }
+        totals = self._hub.registry.ledger.totals
+        for what, (help_text, value) in families.items():
+            family = CounterMetricFamily(f"tidegate_deliveries_{what}", help_text, labels=("namespace",))
+            for name in totals:
+                family.add_metric((name,), value(name))
+            yield family
+        dropped = CounterMetricFamily(
+            "tidegate_deliveries_dropped", "Deliveries left out, and why.", labels=("namespace", "reason")
+        )  # fmt: skip
+        for name, total in totals.items():
+            for reason, count in total.dropped.items():
+                dropped.add_metric((name, reason), count)
+        yield dropped
+
+
+def new_registry() -> CollectorRegistry:
+    """A registry with what Python and the process say of themselves."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    GCCollector(registry=registry)
+    return registry
+
+
+def metrics_route(registry: CollectorRegistry) -> Route:
+    """``GET /metrics``: the classic text format or OpenMetrics, whichever the scraper prefers."""
+
+    async def metrics(request: Request) -> Response:
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(registry), headers={"content-type": content_type})
+
+    return Route("/metrics", metrics)
+
+
+def tracer_provider(endpoint: str | None, service: str = "tidegate") -> TracerProvider | None:
+    """A provider that exports spans over OTLP/HTTP in batches from a bounded queue; ``None`` without an endpoint."""
+    if endpoint is None:
+        return None
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    provider = TracerProvider(resource=Resource.create({"service.name": service, "service.version": __version__}))
+    url = endpoint if endpoint.rstrip("/").endswith("/v1/traces") else endpoint.rstrip("/") + "/v1/traces"
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=url, timeout=5)))
+    return provider
