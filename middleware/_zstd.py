@@ -117,11 +117,19 @@ class Zstd(threading.local):
 
     def _count(self, frame: bytes, limit_bytes: int) -> int:
         """Size of a frame that does not declare it, in bytes: unpacked piece by piece, keeping none, until past the limit."""
+        if _window(frame) > _WINDOW_BYTES:
+            raise Undecodable(MESSAGE_TOO_BIG, f"it needs a window of more than {_WINDOW_BYTES} bytes")
         size = 0
         with self._decompressor.stream_reader(frame) as reader:
             while size <= limit_bytes and (piece := reader.read(_COUNTING_BYTES)):
                 size += len(piece)
         return size
+
+
+def _window(frame: bytes) -> int:
+    """The window in bytes that a frame without a content size asks for (RFC 8878 §3.1.1.1.2)."""
+    exponent, mantissa = frame[5] >> 3, frame[5] & 7
+    return (1 << 10 + exponent) * (8 + mantissa) // 8
 
 
 def _nothing(frame: bytes) -> bytes:
