@@ -1,0 +1,319 @@
+"""``tidegate``: what each command prints, where, and with which exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import click
+import jwt
+import pytest
+from click.testing import CliRunner, Result
+from websockets.sync.server import ServerConnection, serve
+
+import gateway
+from gateway.cli import main
+from gateway.errors import StartupError
+from gateway.settings import Settings, check_exposure
+from gateway.settings_text import MASK, settings_table_markdown
+from tests.gateway.test_client import Ops
+
+SECRET = "s3cr3t-" * 6
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting of the machine reaches a test; logging is left as pytest has it."""
+    for name in [name for name in os.environ if name.upper().startswith("TIDEGATE_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr("gateway.logs.configure_logging", lambda *arguments: None)
+
+
+def run(*arguments: str, env: dict[str, str] | None = None, stdin: bytes | str | None = None) -> Result:
+    """``tidegate`` with these arguments; anything but an exit is an error of the test."""
+    result = CliRunner().invoke(main, arguments, env=env, input=stdin, prog_name="tidegate")
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
+    """Replaces the runner by one that only checks what it is given and exits 0; the list holds its settings."""
+    given: list[Settings] = []
+
+    def fake_serve(settings: Settings) -> int:
+        check_exposure(settings)
+        if settings.port == 1:
+            raise StartupError("port 1 is taken")
+        given.append(settings)
+        return 7 if settings.port == 7 else 0
+
+    runner = types.ModuleType("gateway.runner")
+    runner.serve = fake_serve  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "gateway.runner", runner)
+    monkeypatch.setattr(gateway, "runner", runner, raising=False)
+    return given
+
+
+# ── the command itself ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_version() -> None:
+    """--version names the version."""
+    assert run("--version").stdout.strip() == f"tidegate, version {gateway.__version__}"
+
+
+def command_names() -> list[str]:
+    """Every command there is."""
+    assert isinstance(main, click.Group)
+    return main.list_commands(click.Context(main))
+
+
+@pytest.mark.parametrize("command", command_names())
+def test_every_command_explains_itself(command: str) -> None:
+    """--help works for each, and the list shows each with a whole sentence."""
+    assert run(command, "--help").exit_code == 0
+    (line,) = (line for line in run("--help").stdout.splitlines() if line.startswith(f"  {command} "))
+    assert line.endswith(".")
+    assert not line.endswith("...")
+
+
+def test_the_commands_that_users_rely_on_are_there() -> None:
+    """Each with at least one example in its help."""
+    for command in ("config", "healthcheck", "listen", "publish", "serve", "token"):
+        assert "Examples:" in run(command, "--help").stdout
+
+
+# ── serve ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_serve_hands_the_settings_to_the_runner(runs: list[Settings]) -> None:
+    """Options, --set and the environment arrive together; the options win."""
+    result = run(
+        "serve", "--host", "::1", "--port", "8001", "--ops-host", "127.0.0.2", "--ops-port", "9001", "--broker", "memory",
+        "--log-level", "warning", "--log-format", "json", "--set", "rate_limit.burst=7", "--set", "MESSAGE__ALLOW=text",
+        env={"TIDEGATE_PORT": "1", "TIDEGATE_OUTBOX__POLICY": "drop"},
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    (settings,) = runs
+    assert (settings.host, settings.port, settings.ops_host, settings.ops_port) == ("::1", 8001, "127.0.0.2", 9001)
+    assert (settings.broker, settings.log_level, settings.log_format) == ("memory://", "warning", "json")
+    assert (settings.rate_limit.burst, settings.message.allow, settings.outbox.policy) == (7, "text", "drop")
+
+
+def test_serve_exits_as_the_runner_says(runs: list[Settings]) -> None:
+    """The runner's return value is the exit code."""
+    assert run("serve", "--port", "7").exit_code == 7
+
+
+def test_serve_says_in_one_sentence_why_it_cannot_start(runs: list[Settings]) -> None:
+    """A StartupError is one line and exit code 1."""
+    result = run("serve", "--port", "1")
+    assert result.exit_code == 1
+    assert result.stderr == "tidegate: port 1 is taken\n"
+
+
+def test_wrong_settings_are_one_table_and_exit_code_2(runs: list[Settings], tmp_path: Path) -> None:
+    """All problems at once on standard error, nothing on standard output, no traceback."""
+    file = tmp_path / "g.toml"
+    file.write_text("prot = 1\n")
+    result = run("serve", "--port", "x", "--config", str(file), env={"TIDEGATE_MESSAGE__ALLOW": "images"})
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    lines = result.stderr.splitlines()
+    assert lines[0] == "These settings cannot work:"
+    assert {line.split("  ")[0] for line in lines[4:]} == {"--port", "TIDEGATE_MESSAGE__ALLOW", f"prot in {file}"}
+    assert "Traceback" not in result.stderr
+    assert runs == []
+
+
+def test_exposure_without_a_decision_is_refused_like_a_wrong_setting(runs: list[Settings]) -> None:
+    """The runner's check ends in the same table; saying ``none`` aloud passes."""
+    refused = run("serve", "--host", "0.0.0.0")
+    assert refused.exit_code == 2
+    assert "TIDEGATE_AUTH__MODE" in refused.stderr
+    assert run("serve", "--host", "0.0.0.0", env={"TIDEGATE_AUTH__MODE": "none"}).exit_code == 0
+
+
+@pytest.mark.parametrize("assignment", ["burst", "=5", ""])
+def test_set_wants_a_name_and_a_value(assignment: str) -> None:
+    """Anything else is a wrong command line."""
+    result = run("serve", "--set", assignment)
+    assert result.exit_code == 2
+    assert "NAME=VALUE" in result.stderr
+
+
+# ── config ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_config_shows_values_origins_and_warnings_but_no_secret() -> None:
+    """One line per setting; warnings go to standard error."""
+    result = run("config", "--set", "port=8001", env={"TIDEGATE_API_KEY": SECRET, "TIDEGATE_PROT": "1"})
+    rows = {parts[0]: parts[1:] for line in result.stdout.splitlines() if (parts := line.split("  ")[0:1] + line.split()[1:])}
+    assert rows["port"] == ["8001", "command", "line"]
+    assert rows["api_key"] == [MASK, "environment"]
+    assert rows["connection_limit.total"] == ["10000", "default"]
+    assert SECRET not in result.output
+    assert result.stderr == "warning: TIDEGATE_PROT is not a setting and was ignored; did you mean TIDEGATE_PORT?\n"
+
+
+def test_config_as_json() -> None:
+    """Machines get the same as an object."""
+    result = run("config", "--json", env={"TIDEGATE_BROKER": "redis://me:hunter2@h"})
+    shown = json.loads(result.stdout)
+    assert shown["broker"] == {"value": f"redis://{MASK}@h", "from": "environment"}
+    assert shown["port"] == {"value": "8000", "from": "default"}
+
+
+def test_config_schema_is_the_table_of_the_docs() -> None:
+    """--schema prints it without reading any setting."""
+    result = run("config", "--schema", env={"TIDEGATE_PORT": "wrong"})
+    assert result.exit_code == 0
+    assert result.stdout == settings_table_markdown()
+
+
+def test_config_with_wrong_settings_exits_2() -> None:
+    """There is nothing effective to show then."""
+    assert run("config", env={"TIDEGATE_PORT": "wrong"}).exit_code == 2
+
+
+# ── token ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+AUTH = {"TIDEGATE_AUTH__MODE": "jwt", "TIDEGATE_AUTH__SECRET": SECRET}
+
+
+@pytest.mark.parametrize(("expires", "seconds"), [("90", 90), ("15m", 900), ("1h", 3600), ("7d", 604_800)])
+def test_token_mints_what_the_gateway_checks(expires: str, seconds: int) -> None:
+    """Signed with the configured secret, for the user, the rooms, the audience and issuer, for so long."""
+    env = AUTH | {"TIDEGATE_AUTH__AUDIENCE": "aud", "TIDEGATE_AUTH__ISSUER": "iss"}
+    result = run("token", "--user", "ann", "--room", "chat:*", "--room", "lobby", "--expires", expires, env=env)
+    claims = jwt.decode(result.stdout.strip(), SECRET, algorithms=["HS256"], audience="aud", issuer="iss")
+    assert claims["sub"] == "ann"
+    assert claims["rooms"] == ["chat:*", "lobby"]
+    assert claims["exp"] - claims["iat"] == seconds
+
+
+def test_a_token_without_rooms_names_none() -> None:
+    """No claim means all rooms."""
+    claims = jwt.decode(run("token", "--user", "ann", env=AUTH).stdout.strip(), SECRET, algorithms=["HS256"])
+    assert "rooms" not in claims
+
+
+def test_token_without_a_secret_says_what_to_set() -> None:
+    """There is nothing to sign with."""
+    result = run("token", "--user", "ann")
+    assert result.exit_code == 2
+    assert "TIDEGATE_AUTH__SECRET" in result.stderr
+
+
+@pytest.mark.parametrize("expires", ["0", "-5", "1w", "", "m", "1.5h", "9" * 30, "²"])
+def test_token_refuses_a_duration_that_is_none(expires: str) -> None:
+    """Wrong durations are a wrong command line."""
+    result = run("token", "--user", "ann", "--expires", expires, env=AUTH)
+    assert result.exit_code == 2
+    assert "duration" in result.stderr
+
+
+# ── the clients ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1), (404, 1)])
+def test_healthcheck_exits_by_the_status(status: int, code: int) -> None:
+    """0 only for 200; the body is printed."""
+    with Ops(status, b'{"status": "x"}') as ops:
+        result = run("healthcheck", "--ops-url", ops.url)
+    assert result.exit_code == code
+    assert result.stdout == '{"status": "x"}\n'
+    assert ops.seen[0][1] == "/healthz"
+
+
+def test_healthcheck_finds_the_listener_by_the_settings() -> None:
+    """A listener on all addresses is asked on loopback; --ready asks /readyz."""
+    with Ops(200, b"") as ops:
+        env = {"TIDEGATE_OPS_HOST": "0.0.0.0", "TIDEGATE_OPS_PORT": ops.url.rpartition(":")[2]}
+        result = run("healthcheck", "--ready", env=env)
+    assert (result.exit_code, result.stdout) == (0, "200\n")
+    assert ops.seen[0][1] == "/readyz"
+
+
+def test_healthcheck_of_nobody_is_one_sentence() -> None:
+    """No answer is exit code 1."""
+    result = run("healthcheck", "--ops-url", "http://127.0.0.1:9")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("tidegate: no answer from http://127.0.0.1:9: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "body", "content_type"),
+    [
+        (["hällo"], None, "hällo".encode(), "text/plain; charset=utf-8"),
+        ([], b"from a pipe\n", b"from a pipe\n", "text/plain; charset=utf-8"),
+        (["-"], b"\xff\x00", b"\xff\x00", "application/octet-stream"),
+        (["{}", "--type", "application/json"], None, b"{}", "application/json"),
+        ([""], None, b"", "text/plain; charset=utf-8"),
+    ],
+)
+def test_publish_sends_the_text_or_standard_input(
+    arguments: list[str], stdin: bytes | None, body: bytes, content_type: str
+) -> None:
+    """The payload arrives as it was given, with a fitting type and the key; the answer is printed as JSON."""
+    with Ops(200, b'{"id": "1", "recipients_local": 2}') as ops:
+        result = run("publish", "lobby", *arguments, "--ops-url", ops.url, env={"TIDEGATE_API_KEY": "k"}, stdin=stdin)
+    assert json.loads(result.stdout) == {"id": "1", "recipients_local": 2}
+    ((_, path, headers, sent),) = ops.seen
+    assert (path, sent) == ("/api/rooms/lobby/messages", body)
+    assert (headers["content-type"], headers["authorization"]) == (content_type, "Bearer k")
+
+
+def test_publish_that_is_refused_exits_1() -> None:
+    """The API's own words are shown."""
+    with Ops(403, b'{"title": "Forbidden", "detail": "set TIDEGATE_API_KEY"}') as ops:
+        result = run("publish", "lobby", "x", "--ops-url", ops.url)
+    assert (result.exit_code, result.stderr) == (1, "tidegate: not published: 403 set TIDEGATE_API_KEY\n")
+
+
+@pytest.fixture
+def room() -> Any:
+    """A WebSocket server that sends three messages, one of which tries to clear the screen, and closes normally."""
+    import threading
+
+    def handler(connection: ServerConnection) -> None:
+        for message in ("plain", "a\x1b[2Jb\nc", bytes(range(40))):
+            connection.send(message)
+
+    with serve(handler, "127.0.0.1", 0) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"ws://127.0.0.1:{server.socket.getsockname()[1]}"
+        server.shutdown()
+        thread.join()
+
+
+def test_listen_prints_one_line_per_message_that_cannot_steer_the_terminal(room: str) -> None:
+    """Text with control characters written out, binary as a short dump; the final ending is exit code 1."""
+    result = run("listen", "lobby", "--url", room)
+    assert result.stdout.splitlines() == [
+        "plain",
+        "a\\x1b[2Jb\\x0ac",
+        "[binary, 40 bytes] " + bytes(range(32)).hex(" ") + " …",
+    ]
+    assert result.stderr.splitlines() == [f"tidegate: connected to {room}/ws/lobby", "tidegate: closed by the server: 1000 normal"]
+    assert result.exit_code == 1
+
+
+def test_listen_as_json_stops_after_count(room: str) -> None:
+    """One object per message, nothing lost of it; --count ends with exit code 0."""
+    result = run("listen", "lobby", "--url", room, "--json", "--count", "2")
+    assert [json.loads(line) for line in result.stdout.splitlines()] == [{"text": "plain"}, {"text": "a\x1b[2Jb\nc"}]
+    assert result.exit_code == 0
+
+
+def test_listen_finds_the_listener_by_the_settings(room: str) -> None:
+    """Without --url the settings say where the public listener is."""
+    env = {"TIDEGATE_HOST": "0.0.0.0", "TIDEGATE_PORT": room.rpartition(":")[2]}
+    assert run("listen", "lobby", "--count", "1", env=env).stdout == "plain\n"
