@@ -204,6 +204,8 @@ class Connection:
         """
         self.send_nowait(payload)
         await self.outlet.drained()
+        if self.ending is not None:
+            raise ConnectionClosed(self.ending)
 
     def send_nowait(self, payload: Any) -> None:
         """As ``send``, without waiting: past the outbox bound its policy acts."""
@@ -242,6 +244,7 @@ class Connection:
             return
         self._move("end")
         self.ending, self.initiator = close, by
+        self.outlet.wake()
         if self.on_ended is not None:
             self.on_ended(self)
 

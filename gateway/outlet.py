@@ -60,8 +60,11 @@ class Outlet(Protocol):
     async def flushed(self) -> None:
         """Wait until all that was written, and the close, has been handed to the server."""
 
+    def wake(self) -> None:
+        """The end is decided: let everybody go who waits in ``drained``."""
+
     def lost(self) -> None:
-        """The connection is over: let everybody go who waits."""
+        """The connection is over: nothing more can be sent."""
 
     async def drained(self) -> None:
         """Wait until less than the high-water mark is buffered, or the connection is over."""
@@ -112,9 +115,12 @@ class FrameOutlet:
             self._frames.on_drained = self._on_drained
             await waiter
 
+    def wake(self) -> None:
+        _wake(self._waiters)
+
     def lost(self) -> None:
         self._latest = None
-        _wake(self._waiters)
+        self.wake()
 
     def _overflow(self, batch: Batch) -> int:
         if self._policy == "latest":
@@ -130,7 +136,7 @@ class FrameOutlet:
         latest, self._latest = self._latest, None
         if latest is not None:
             self.write(latest)
-        _wake(self._waiters)
+        self.wake()
 
 
 class AsgiOutlet:
@@ -203,8 +209,10 @@ class AsgiOutlet:
         self._timer = asyncio.get_running_loop().call_later(self._options.abort_after_seconds, self._give_up)
         self._start()
 
+    def wake(self) -> None:
+        _wake(self._waiters)
+
     def lost(self) -> None:
-        """The connection is over: nothing more can be sent."""
         self._closing = self._closing or ABNORMAL
         self._forget_queue()
         if self._timer is not None:
@@ -212,7 +220,7 @@ class AsgiOutlet:
             self._timer = None
         if self._task is not None:
             self._task.cancel()
-        _wake(self._waiters)
+        self.wake()
 
     async def drained(self) -> None:
         while self._closing is None and self._bytes > self._options.max_bytes // 2:
@@ -248,7 +256,7 @@ class AsgiOutlet:
                 self._sent_bytes += len(message.payload)
                 self._bytes = max(0, self._bytes - len(message.payload))
                 if self._waiters and self._bytes <= self._options.max_bytes // 2:
-                    _wake(self._waiters)
+                    self.wake()
             if self._closing is not None:
                 await self._send({"type": "websocket.close", "code": self._closing.code, "reason": self._closing.reason})
         except Exception as error:  # noqa: BLE001 - servers disagree on what they raise when the client is gone

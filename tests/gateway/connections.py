@@ -1,0 +1,64 @@
+"""Connections without sockets, for tests of what is above them."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+from gateway.connection import Connection
+from gateway.outlet import OutletOptions
+from gateway.validation import Validation
+from middleware.close import Close
+from tests.middleware.asgi_helpers import Server, websocket_scope
+from tests.middleware.fake_frames import FakeFrames
+
+__all__ = ["BufferingFrames", "connection", "frame_connection"]
+
+_numbers = itertools.count(1)
+
+
+class BufferingFrames(FakeFrames):
+    """Frames whose peer reads only when told to: everything written stays buffered until ``drain``."""
+
+    def __init__(self, server: Server | None = None) -> None:
+        super().__init__(server or Server(stay=True))
+        self.accepted = True
+        self.server.state = "open"
+        self.buffered = 0
+
+    def write(self, data: bytes, messages: int = 1, payload_bytes: int = 0) -> None:
+        super().write(data, messages, payload_bytes)
+        self.buffered += len(data)
+
+    def buffered_bytes(self) -> int:
+        return self.buffered
+
+    def drain(self) -> None:
+        self.buffered = 0
+        if self.on_drained is not None:
+            self.on_drained()
+
+    def close(self, close: Close) -> None:
+        self.finish(close, "server")
+
+
+def connection(server: Server, **options: Any) -> Connection:
+    """A connection over plain ASGI, already open."""
+    made = Connection(
+        options.pop("id", f"node-{next(_numbers)}"), websocket_scope(), server.receive, server.send,
+        frames=None, reader=options.pop("reader", Validation()), outlet_options=options.pop("outlet", OutletOptions()), **options,
+    )  # fmt: skip
+    made.opened()
+    return made
+
+
+def frame_connection(frames: FakeFrames | None = None, **options: Any) -> tuple[Connection, BufferingFrames]:
+    """A connection over the frames extension, already open."""
+    frames = frames or BufferingFrames()
+    made = Connection(
+        options.pop("id", f"node-{next(_numbers)}"), websocket_scope(), frames.receive, frames.send,
+        frames=frames, reader=options.pop("reader", Validation()), outlet_options=options.pop("outlet", OutletOptions()), **options,
+    )  # fmt: skip
+    made.opened()
+    assert isinstance(frames, BufferingFrames)
+    return made, frames

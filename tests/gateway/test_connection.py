@@ -1,0 +1,154 @@
+"""A connection's states, reading and ending."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.connection import Connection, State
+from gateway.errors import ConnectionClosed, IllegalTransition
+from gateway.outlet import OutletOptions
+from gateway.validation import Validation
+from middleware.close import FORBIDDEN, NORMAL, RESTARTING
+from tests.gateway.connections import connection, frame_connection
+from tests.middleware.asgi_helpers import Server, binary, disconnect, text, websocket_scope
+
+
+def open_server(*script: object) -> Server:
+    server = Server(*script, stay=not script)  # type: ignore[arg-type]
+    server._script.popleft()  # the handshake is over
+    server.state = "open"
+    return server
+
+
+def unopened() -> Connection:
+    server = open_server()
+    return Connection(
+        "n-1", websocket_scope(), server.receive, server.send, frames=None, reader=Validation(), outlet_options=OutletOptions()
+    )
+
+
+async def test_a_connection_opens_once() -> None:
+    """Opening again, or after the end, is the caller's mistake and changes nothing."""
+    made = unopened()
+    made.opened()
+    with pytest.raises(IllegalTransition, match="cannot 'open' while open"):
+        made.opened()
+    assert made.state is State.OPEN
+    made.lost()
+    with pytest.raises(IllegalTransition):
+        made.opened()
+    assert made.state is State.CLOSED
+
+
+@given(st.lists(st.sampled_from(["open", "end", "lost"]), max_size=6))
+def test_any_sequence_of_events_keeps_the_table(events: list[str]) -> None:
+    """The ending is set exactly when the state leaves connecting or open, once, and on_ended is called once with it."""
+
+    async def play() -> None:
+        made, told = unopened(), []
+        made.on_ended = lambda ended: told.append(ended.ending)
+        for number, event in enumerate(events):
+            try:
+                if event == "open":
+                    made.opened()
+                elif event == "end":
+                    made.ended(FORBIDDEN if number % 2 else RESTARTING, "server")
+                else:
+                    made.lost()
+            except IllegalTransition:
+                assert event == "open"
+            assert (made.ending is None) == (made.state in (State.CONNECTING, State.OPEN))
+        assert told == ([] if made.ending is None else [made.ending])
+        made.lost()
+
+    asyncio.run(play())
+
+
+async def test_messages_come_in_order_until_the_client_leaves() -> None:
+    """Iterating yields the messages and then simply stops."""
+    made = connection(open_server(text("a"), binary(b"b"), text(""), disconnect(1001, "going-away")))
+    assert [message async for message in made] == ["a", b"b", ""]
+    assert made.ending is not None
+    assert (made.ending.reason, made.initiator) == ("going-away", "client")
+    assert (made.received_messages, made.received_bytes) == (3, 2)
+    made.lost()
+
+
+async def test_reading_after_the_end_raises_the_close() -> None:
+    """ConnectionClosed carries the ending and is a WebSocketDisconnect."""
+    from starlette.websockets import WebSocketDisconnect
+
+    made = connection(open_server(disconnect(4401, "unauthorized")))
+    with pytest.raises(WebSocketDisconnect) as caught:
+        await made.receive()
+    assert isinstance(caught.value, ConnectionClosed)
+    assert (caught.value.code, caught.value.reason, caught.value.close.retry) == (4401, "unauthorized", False)
+    made.lost()
+
+
+async def test_a_message_against_the_rules_ends_the_connection_with_its_slug() -> None:
+    """The client gets a close frame with the reason, the handler gets ConnectionClosed."""
+    server = open_server(text("x"))
+    made = connection(server, reader=Validation(allow="binary"))
+    with pytest.raises(ConnectionClosed, match="unsupported-data"):
+        await made.receive()
+    await made.outlet.flushed()
+    assert made.ending is not None
+    assert made.ending.code == 1003
+    made.lost()
+
+
+@pytest.mark.parametrize("framed", [True, False])
+async def test_the_first_reason_wins(framed: bool) -> None:
+    """Closing twice keeps the first ending, under both kinds of server."""
+    made = frame_connection()[0] if framed else connection(open_server())
+    made.close(FORBIDDEN)
+    made.close(NORMAL)
+    assert made.ending is FORBIDDEN
+    made.lost()
+    assert made.ending is FORBIDDEN
+
+
+async def test_sending_on_an_ended_connection_raises() -> None:
+    """The caller is told why it is over."""
+    made, _ = frame_connection()
+    made.close(RESTARTING)
+    with pytest.raises(ConnectionClosed, match="1012 restarting"):
+        await made.send("late")
+
+
+async def test_a_cancelled_reader_is_cancelled() -> None:
+    """Only the connection's own interruption is turned into ConnectionClosed; a real cancellation goes through."""
+    made = connection(open_server())
+    reading = asyncio.create_task(made.receive())
+    await asyncio.sleep(0)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    made.lost()
+
+
+async def test_metadata_is_read_only() -> None:
+    """What the application keeps with a connection does not change under others."""
+    made, _ = frame_connection(metadata={"plan": "free"})
+    with pytest.raises(TypeError):
+        made.metadata["plan"] = "gold"  # type: ignore[index]
+    assert made.metadata == {"plan": "free"}
+
+
+@pytest.mark.parametrize("framed", [True, False])
+@pytest.mark.parametrize("user", [None, "7"])
+async def test_statistics_tell_what_crossed(framed: bool, user: str | None) -> None:
+    """The snapshot has the same fields under both kinds of server."""
+    made = frame_connection(user=user)[0] if framed else connection(open_server(), user=user)
+    made.rooms = {"b", "a", "~user/7"}
+    await made.send("hello")
+    await made.outlet.flushed()
+    statistics = made.statistics()
+    assert (statistics.user, statistics.state, statistics.rooms) == (user, "open", ("a", "b"))
+    assert (statistics.sent_messages, statistics.sent_bytes, statistics.dropped_messages) == (1, 5, 0)
+    made.lost()

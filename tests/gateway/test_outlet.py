@@ -1,0 +1,179 @@
+"""The write side: bounded, ordered, never waiting, one policy per peer. Both outlets keep the same promises."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from gateway.errors import ConnectionClosed
+from gateway.message import Batch, Message
+from gateway.outlet import OutletOptions
+from middleware.asgi import Event
+from middleware.close import FORBIDDEN, NORMAL
+from tests.gateway.connections import connection, frame_connection
+from tests.middleware.asgi_helpers import Server
+
+
+class StuckServer(Server):
+    """An ASGI server whose peer does not read: ``send`` waits until ``release``."""
+
+    def __init__(self) -> None:
+        super().__init__(stay=True)
+        self.state = "open"
+        self.reading = asyncio.Event()
+
+    async def send(self, event: Event) -> None:
+        await self.reading.wait()
+        await super().send(event)
+
+
+def batch(*texts: str) -> Batch:
+    return Batch([Message(payload) for payload in texts])
+
+
+def options(policy: Any, **more: Any) -> OutletOptions:
+    return OutletOptions(max_bytes=10, policy=policy, **more)
+
+
+async def _settle() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def test_frames_are_written_at_once_and_in_order() -> None:
+    """With the extension a write is one call of the server, with all frames of the batch."""
+    made, frames = frame_connection()
+    assert made.write(batch("a", "b")) == 0
+    assert frames.written == [b"\x81\x01a\x81\x01b"]
+    assert (made.outlet.sent_messages, made.outlet.sent_bytes) == (2, 2)
+
+
+async def test_without_the_extension_messages_are_sent_as_events_in_order() -> None:
+    """Text stays text and bytes stay bytes; the close comes behind them; the writer task is gone afterwards."""
+    server = Server(stay=True)
+    server.state = "open"
+    made = connection(server)
+    made.write(Batch([Message("a"), Message(b"b")]))
+    made.close(FORBIDDEN)
+    await made.outlet.flushed()
+    assert server.payloads == ["a", b"b"]
+    assert server.close == (1008, "forbidden")
+    assert len(asyncio.all_tasks()) == 1
+    made.lost()
+
+
+async def test_a_slow_peer_is_closed_by_default() -> None:
+    """Past the bound the connection ends as slow-consumer and what comes is not taken."""
+    made, frames = frame_connection(outlet=options("close"))
+    assert made.write(batch("0123456789")) == 0  # one batch always fits
+    assert made.write(batch("x", "y")) == 2
+    assert made.ending is not None
+    assert (made.ending.reason, made.messages_dropped) == ("slow-consumer", 2)
+    assert len(frames.written) == 1
+
+
+async def test_policy_drop_leaves_out_what_does_not_fit_and_keeps_the_connection() -> None:
+    """Once the peer has read, messages go through again."""
+    made, frames = frame_connection(outlet=options("drop"))
+    made.write(batch("0123456789"))
+    assert made.write(batch("lost")) == 1
+    frames.drain()
+    assert made.write(batch("new")) == 0
+    assert frames.written[-1] == b"\x81\x03new"
+    assert made.ending is None
+
+
+async def test_policy_latest_keeps_the_newest_message_for_when_the_peer_reads() -> None:
+    """Every message that a newer one replaces is counted as lost exactly once."""
+    made, frames = frame_connection(outlet=options("latest"))
+    made.write(batch("0123456789"))
+    assert made.write(batch("1", "2")) == 1  # 2 is kept
+    assert made.write(batch("3")) == 1  # 2 is replaced
+    frames.drain()
+    assert frames.written == [b"\x81\x0a0123456789", b"\x81\x013"]
+    assert made.messages_dropped == 2
+
+
+@pytest.mark.parametrize(
+    ("policy", "delivered", "lost"),
+    [("drop", ["0123456789", "first", "after"], 1), ("latest", ["0123456789", "second", "after"], 1)],
+)
+async def test_the_queue_without_the_extension_follows_the_same_policies(policy: Any, delivered: list[str], lost: int) -> None:
+    """A stuck ``send`` makes the queue grow to its bound and no further."""
+    server = StuckServer()
+    made = connection(server, outlet=options(policy))
+    made.write(batch("0123456789"))
+    await _settle()  # the writer is stuck in send now
+    made.write(batch("first"))
+    made.write(batch("second"))
+    assert made.messages_dropped == lost
+    assert made.outlet.buffered_bytes() <= 10 + 5
+    server.reading.set()
+    await _settle()
+    made.write(batch("after"))
+    await _settle()
+    assert server.payloads == delivered
+    made.lost()
+
+
+async def test_a_peer_that_never_reads_is_given_up_after_the_deadline() -> None:
+    """The reader of a stuck connection is released with ConnectionClosed although the server says nothing."""
+    server = StuckServer()
+    server._script.clear()
+    made = connection(server, outlet=options("close", abort_after_seconds=0.01))
+    reading = asyncio.create_task(made.receive())
+    await _settle()
+    made.write(batch("0123456789"))
+    await _settle()
+    made.write(batch("too much"))
+    made.write(batch("far too much"))
+    with pytest.raises(ConnectionClosed, match="slow-consumer"):
+        await asyncio.wait_for(reading, 2)
+    made.lost()
+
+
+async def test_the_number_of_queued_messages_is_bounded_too() -> None:
+    """Empty messages weigh nothing and still cannot be queued without end."""
+    made = connection(StuckServer(), outlet=OutletOptions(max_messages=5, policy="drop"))
+    lost = sum(made.write(batch("")) for _ in range(20))
+    assert lost == 20 - 6
+    made.lost()
+
+
+async def test_send_waits_for_a_slow_client_and_goes_on_when_it_reads() -> None:
+    """``await connection.send`` is backpressure for the handler, up to half the bound."""
+    made, frames = frame_connection(outlet=OutletOptions(max_bytes=10))
+    sending = asyncio.create_task(made.send("0123456"))
+    await _settle()
+    assert not sending.done()
+    frames.drain()
+    await asyncio.wait_for(sending, 1)
+
+
+async def test_whoever_waits_to_send_is_told_when_the_connection_ends() -> None:
+    """No sender hangs on a connection that is gone, under either kind of server."""
+    framed, frames = frame_connection(outlet=OutletOptions(max_bytes=10))
+    plain = connection(StuckServer(), outlet=options("close"))
+    sending = [asyncio.create_task(made.send("0123456")) for made in (framed, plain)]
+    await _settle()
+    frames.finish(NORMAL, "client")
+    plain.close(NORMAL)
+    for task in sending:
+        with pytest.raises(ConnectionClosed, match="1000 normal"):
+            await asyncio.wait_for(task, 1)
+    plain.lost()
+
+
+async def test_a_failing_send_ends_the_connection_quietly() -> None:
+    """A client that is gone makes the server's send raise; that is an ending, not an error."""
+    server = Server(stay=True)
+    server.state = "closed"  # every send is illegal now
+    made = connection(server)
+    made.write(batch("x"))
+    await _settle()
+    assert made.ending is not None
+    assert made.ending.reason == "abnormal"
+    assert made.write(batch("y")) == 1
+    made.lost()

@@ -1,0 +1,247 @@
+"""The registry against a naive model, and rooms against what their members hear."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+
+from gateway.connection import Connection
+from gateway.ledger import Ledger
+from gateway.message import Message, user_room
+from gateway.registry import MEMBERS_PER_TURN, ConnectionRegistry, Room
+from middleware.close import NORMAL
+from tests.gateway.connections import BufferingFrames, frame_connection
+
+ROOMS = ["a", "b", "news:1", user_room("u")]
+
+
+class RegistryModel(RuleBasedStateMachine):
+    """Random adds, joins, leaves and removals; the model is a set of pairs."""
+
+    connections = Bundle("connections")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left: list[str] = []
+        self.registry = ConnectionRegistry(on_left=self.left.append)
+        self.model: set[tuple[str, str]] = set()
+        self.known: dict[str, Connection] = {}
+        self.joined = 0
+
+    @rule(target=connections)
+    def add(self) -> Connection:
+        connection, _ = frame_connection()
+        self.registry.add(connection)
+        self.known[connection.id] = connection
+        return connection
+
+    @rule(connection=connections, room=st.sampled_from(ROOMS))
+    def join(self, connection: Connection, room: str) -> None:
+        self.joined += (connection.id, room) not in self.model
+        self.registry.join(connection, room)
+        self.model.add((connection.id, room))
+
+    @rule(connection=connections, room=st.sampled_from(ROOMS))
+    def leave(self, connection: Connection, room: str) -> None:
+        self.registry.leave(connection, room)
+        self.model.discard((connection.id, room))
+
+    @rule(connection=consumes(connections), twice=st.booleans())
+    def remove(self, connection: Connection, twice: bool) -> None:
+        for _ in range(1 + twice):
+            self.registry.remove(connection)
+        self.model = {pair for pair in self.model if pair[0] != connection.id}
+        del self.known[connection.id]
+        with pytest.raises(KeyError):
+            self.registry.join(connection, "a")
+
+    @invariant()
+    def r1_membership_is_told_alike_from_both_ends(self) -> None:
+        from_rooms = {(member.id, name) for name, room in self.registry.rooms.items() for member in room.members}
+        from_connections = {(connection.id, room) for connection in self.known.values() for room in connection.rooms}
+        assert from_rooms == from_connections == self.model
+
+    @invariant()
+    def r2_and_r3_no_empty_room_and_no_user_without_connections(self) -> None:
+        assert all(room.members for room in self.registry.rooms.values())
+        assert bool(self.registry.by_user("u")) == (user_room("u") in self.registry.rooms)
+
+    @invariant()
+    def r4_members_are_registered_under_their_id(self) -> None:
+        assert self.registry.connections == self.known
+        assert all(self.known.get(member.id) is member for room in self.registry.rooms.values() for member in room.members)
+
+    @invariant()
+    def every_membership_that_ended_was_told_once(self) -> None:
+        assert self.joined - len(self.left) == len(self.model)
+
+    @invariant()
+    def statistics_count_the_model(self) -> None:
+        public = {pair for pair in self.model if not pair[1].startswith("~")}
+        statistics = self.registry.statistics()
+        assert (statistics.connections, statistics.memberships) == (len(self.known), len(public))
+        assert statistics.rooms == len({room for _, room in public})
+
+
+TestRegistryModel = RegistryModel.TestCase
+TestRegistryModel.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+
+
+def test_an_id_belongs_to_one_connection() -> None:
+    """A second connection with the same id is refused and changes nothing."""
+    registry = ConnectionRegistry()
+    (first, _), (second, _) = frame_connection(id="n-x"), frame_connection(id="n-x")
+    registry.add(first)
+    with pytest.raises(ValueError, match="taken"):
+        registry.add(second)
+    registry.remove(second)
+    assert registry.get("n-x") is first
+
+
+def members(room: Room, count: int, **options: Any) -> list[tuple[Connection, BufferingFrames]]:
+    made = [frame_connection(**options) for _ in range(count)]
+    for connection, _ in made:
+        room.add(connection)
+    return made
+
+
+async def _turns(count: int = 3) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_what_is_published_in_one_turn_leaves_as_one_write() -> None:
+    """Ten messages of one turn of the loop are one blob per member, in order."""
+    room = Room("r", Ledger())
+    made = members(room, 3)
+    for number in range(10):
+        room.publish(Message(str(number)))
+    await _turns()
+    blob = b"".join(b"\x81\x01" + str(number).encode() for number in range(10))
+    assert [frames.written for _, frames in made] == [[blob]] * 3
+    assert made[0][1].written[0] is made[1][1].written[0]
+
+
+async def test_a_publisher_that_is_excluded_hears_only_the_others() -> None:
+    """Its own blob has what others published in the same turn; with nothing left nothing is written."""
+    room = Room("r", Ledger())
+    (first, heard), (second, also) = members(room, 2)
+    room.publish(Message("1"), exclude=first.id)
+    room.publish(Message("2"), exclude=second.id)
+    await _turns()
+    room.publish(Message("3"), exclude=first.id)
+    await _turns()
+    assert heard.written == [b"\x81\x012"]
+    assert also.written == [b"\x81\x011", b"\x81\x013"]
+
+
+async def test_a_new_member_hears_what_is_published_after_it_joined_and_nothing_before() -> None:
+    """Joining in the middle of a turn cuts exactly there."""
+    room = Room("r", Ledger())
+    (_, old) = members(room, 1)[0]
+    room.publish(Message("before"))
+    (_, new) = members(room, 1)[0]
+    room.publish(Message("after"))
+    await _turns()
+    assert b"".join(old.written) == b"\x81\x06before\x81\x05after"
+    assert new.written == [b"\x81\x05after"]
+
+
+async def test_a_big_room_lets_the_loop_breathe_and_keeps_order() -> None:
+    """More members than fit a turn are written to in parts; messages published meanwhile come behind."""
+    ledger = Ledger()
+    room = Room("r", ledger)
+    made = members(room, 2 * MEMBERS_PER_TURN + 10)
+    room.publish(Message("1"))
+    await _turns(1)
+    await asyncio.sleep(0)
+    reached = sum(bool(frames.written) for _, frames in made)
+    assert 0 < reached < len(made)
+    room.publish(Message("2"))
+    leaver = next(connection for connection, frames in made if not frames.written)
+    room.discard(leaver)
+    await _turns(12)
+    assert {b"".join(frames.written) for connection, frames in made if connection is not leaver} == {b"\x81\x011\x81\x012"}
+    assert not next(frames for connection, frames in made if connection is leaver).written
+    assert ledger.totals["other"].unaccounted == 0
+
+
+async def test_what_a_room_gathers_in_one_turn_is_bounded() -> None:
+    """A flood within one turn is written before it grows beyond the bound."""
+    room = Room("r", Ledger())
+    (_, frames) = members(room, 1)[0]
+    for _ in range(40):
+        room.publish(Message(b"x" * 10_000))
+    assert len(frames.written) == 1
+    assert room._pending_bytes < 256 * 1024
+    await _turns()
+
+
+async def test_gathering_can_be_given_more_time() -> None:
+    """With a delay, messages of several turns leave together."""
+    room = Room("r", Ledger(), max_delay_seconds=0.01)
+    (_, frames) = members(room, 1)[0]
+    room.publish(Message("1"))
+    await _turns()
+    room.publish(Message("2"))
+    assert not frames.written
+    async with asyncio.timeout(2):
+        while not frames.written:
+            await asyncio.sleep(0.001)
+    assert frames.written == [b"\x81\x011\x81\x012"]
+
+
+async def test_a_direct_message_does_not_overtake_the_room() -> None:
+    """What is sent to a connection itself leaves behind what its rooms published before."""
+    registry = ConnectionRegistry()
+    connection, frames = frame_connection()
+    registry.add(connection)
+    registry.join(connection, "r").publish(Message("room"))
+    await connection.send("direct")
+    assert b"".join(frames.written) == b"\x81\x04room\x81\x06direct"
+
+
+async def test_a_member_that_ends_during_the_fan_out_costs_the_others_nothing() -> None:
+    """Slow peers are closed inside the loop over members, which goes on."""
+    registry = ConnectionRegistry()
+    made = [frame_connection() for _ in range(5)]
+    for connection, _ in made:
+        connection.on_ended = registry.remove
+        registry.add(connection)
+        registry.join(connection, "r")
+    slow, slow_frames = made[2]
+    slow_frames.buffered = 1 << 30
+    registry.rooms["r"].publish(Message("x"))
+    await _turns()
+    assert slow.ending is not None
+    assert slow.ending.reason == "slow-consumer"
+    assert [len(frames.written) for _, frames in made] == [1, 1, 0, 1, 1]
+    assert len(registry) == 4
+    totals = registry.ledger.totals["other"]
+    assert (totals.expected, totals.written, totals.dropped["slow-consumer"], totals.unaccounted) == (5, 4, 1, 0)
+
+
+async def test_deliveries_to_connections_that_ended_are_counted_as_such() -> None:
+    """A member that is still in the room while its end is decided is accounted for under closed."""
+    ledger = Ledger()
+    room = Room("r", ledger)
+    (gone, frames), _ = members(room, 2)
+    frames.finish(NORMAL, "client")
+    room.publish(Message("x"))
+    await _turns()
+    totals = ledger.totals["other"]
+    assert gone.ending is NORMAL
+    assert (totals.expected, totals.written, totals.closed) == (2, 1, 1)
+
+
+def test_only_declared_namespaces_are_told_apart() -> None:
+    """The part before the first colon counts when it was declared; clients cannot add labels."""
+    ledger = Ledger(["chat"])
+    assert ledger.of_room("chat:1") is ledger.totals["chat"]
+    assert ledger.of_room("chat") is ledger.of_room("evil:1") is ledger.of_room("x") is ledger.totals["other"]
+    assert set(ledger.totals) == {"chat", "other"}
