@@ -214,7 +214,7 @@ def _is_address(text: str) -> bool:
         ipaddress.ip_address(text)
     except ValueError:
         return False
-    return True
+    return "%" not in text  # a zone is free text, and means nothing here
 
 
 def _is_trusted(host: str, trusted_proxies: Sequence[str]) -> bool:
@@ -224,7 +224,8 @@ def _is_trusted(host: str, trusted_proxies: Sequence[str]) -> bool:
         address = ipaddress.ip_address(host)
     except ValueError:
         return host in trusted_proxies
-    return any(address in ipaddress.ip_network(network, strict=False) for network in trusted_proxies)
+    mapped = getattr(address, "ipv4_mapped", None)  # how a socket for both families names an IPv4 peer
+    return any((mapped or address) in ipaddress.ip_network(network, strict=False) for network in trusted_proxies)
 
 
 def user_id(user: Any) -> str:

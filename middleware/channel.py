@@ -74,11 +74,11 @@ class AsgiChannel:
                 self._closing.cancel()
 
     async def receive(self) -> Event:
-        if self._handling:
-            self._handling = False
-            if self._hooks is not None:
-                self._hooks.waiting()
         while True:
+            if self._handling:
+                self._handling = False
+                if self._hooks is not None:
+                    self._hooks.waiting()
             if self._held_until:
                 await self._wait_while_held()
             event = await self._receive() if self._kept is None else self._kept
@@ -91,7 +91,7 @@ class AsgiChannel:
                 self._kept = event
                 continue
             passed = self._inbound(event)
-            if passed is not None:
+            if passed is not None and self.ending is None:  # else a hook has just closed
                 return passed
 
     async def send(self, event: Event) -> None:

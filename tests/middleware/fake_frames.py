@@ -70,8 +70,8 @@ class FakeFrames:
         self.aborted = True
 
     async def receive(self) -> Event:
-        self._wait_if_handled()
         while True:
+            self._wait_if_handled()
             event = await self.server.receive()
             if event["type"] == "websocket.disconnect":
                 self.finish(Close.received(event.get("code"), event.get("reason")), "client")
@@ -80,12 +80,11 @@ class FakeFrames:
             while self.ending is None and (left := self._held_until - asyncio.get_running_loop().time()) > 0:
                 await asyncio.sleep(min(left, 0.1))
             passed = self._inbound(event) if self.ending is None else None
-            if passed is None:
+            if passed is None or self.ending is not None:
                 continue
             if self.on_message is None:
                 return passed
             self.on_message(passed)
-            self._wait_if_handled()
 
     async def send(self, event: Event) -> None:
         kind = event["type"]
