@@ -20,6 +20,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextvars import Context
 from http import HTTPStatus
 from typing import Any, ClassVar
 
@@ -207,7 +208,8 @@ class Link:
     def close_after(self, seconds: float, close: Close) -> None:
         """End the connection after ``seconds`` unless it has ended by then."""
         if self.channel.ending is None:
-            timer = asyncio.get_running_loop().call_later(seconds, self.close, close)
+            # An empty context: the timer is not the handshake's work, and would keep its trace alive as long as the socket.
+            timer = asyncio.get_running_loop().call_later(seconds, self.close, close, context=Context())
             self._timers = [*(self._timers or ()), timer]
 
     def finished(self) -> None:
@@ -221,6 +223,7 @@ class Link:
     def scope_for_app(self) -> Scope:
         """The scope with all updates; becomes the link's own, so that a router's findings are seen here too."""
         self.scope = {**self.scope, **(self._updates or {})}
+        self._updates = None
         return self.scope
 
 
