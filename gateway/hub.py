@@ -85,10 +85,9 @@ class Hub:
     async def start(self) -> None:
         """Start the broker and listen for what is addressed to this node and to everyone. Raises ``BrokerUnavailable``."""
         if not self.started:
-            self.started = True
             await self.broker.start(self._deliver)
-            for room in (node_room(self.node), EVERYONE):
-                await self.subscriptions.hold(room)
+            await self.hold((node_room(self.node), EVERYONE))
+            self.started = True
 
     async def stop(self) -> None:
         """Close the broker; connections are closed by ``drain`` before."""

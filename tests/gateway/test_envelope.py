@@ -20,9 +20,7 @@ def _fields(envelope: Envelope) -> tuple[object, ...]:
 
 
 @given(names, payloads, names, names, st.floats(0, 1e12), names)
-def test_an_envelope_is_its_bytes_again(
-    room: str, payload: str | bytes, exclude: str, target: str, at: float, trace: str
-) -> None:
+def test_an_envelope_is_its_bytes_again(room: str, payload: str | bytes, exclude: str, target: str, at: float, trace: str) -> None:
     """Every field and every payload comes back as it was."""
     sent = Envelope(
         room, Message(payload), id="n-1", node="n", published_at=at, exclude=exclude, target=target, traceparent=trace

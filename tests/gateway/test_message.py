@@ -91,7 +91,24 @@ def test_ordinary_names_are_rooms(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["", "x" * 256, "é" * 128, "~user/1", "~", "a/b", "../x", ".", "..", "a\x00b", "a\nb", "a\x7f", "a\x85", "a\ufffd", "a\ud800", "\u2028"],
+    [
+        "",
+        "x" * 256,
+        "é" * 128,
+        "~user/1",
+        "~",
+        "a/b",
+        "../x",
+        ".",
+        "..",
+        "a\x00b",
+        "a\nb",
+        "a\x7f",
+        "a\x85",
+        "a\ufffd",
+        "a\ud800",
+        "\u2028",
+    ],
 )
 def test_hostile_names_are_refused_with_a_sentence(name: str) -> None:
     """Empty, too long, reserved, with control characters, with a slash, or not decodable."""
