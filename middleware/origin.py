@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
-from .asgi import ORIGIN_CHECKED, ASGIApp, Scope
+from .asgi import ORIGIN_CHECKED, SELF_CHECK, ASGIApp, Scope
 from .close import FORBIDDEN
 from .layer import Layer, Link, Refuse
 
@@ -87,7 +87,7 @@ class OriginMiddleware(Layer):
 
     async def open(self, link: Link) -> None:
         """Judge the handshake's Origin; there is nothing to do for this layer afterwards."""
-        if self._everyone:
+        if self._everyone or link.get(SELF_CHECK) is True:
             return
         written = [value for name, value in link.scope["headers"] if name == b"origin"]
         if not (self._is_welcome(written[0], link.scope) if len(written) == 1 else not written and self.absent == "allow"):
