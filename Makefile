@@ -1,0 +1,68 @@
+# The front door. Needs Python 3.11 or newer with venv; everything else goes into .venv.
+#   make serve PYTHON=python3.13      another interpreter
+#   make test ARGS="tests/gateway -k settings"      part of the tests (without the coverage floor)
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
+ARGS ?=
+TEST_PROCESSES ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test lint format bench bench-quick conformance clean
+
+help: ## Show this
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+serve: $(VENV)/.installed ## Run the gateway on 127.0.0.1:8000 (ops on 9000), with no other service
+	@exec $(BIN)/tidegate serve $(ARGS)
+
+test: $(VENV)/.installed-test ## Run the whole test suite, with the coverage floor
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) $(if $(ARGS),$(ARGS),--cov --cov-report=term)
+
+lint: $(VENV)/.installed-test $(VENV)/.installed-lint ## Check style, types and the floor plan; changes nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed-lint ## Put the code into its form
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.installed-test ## Measure beside other servers; the results go into docs/performance.md
+	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-quick: $(VENV)/.installed-test ## The same in about two minutes, printed only
+	$(BIN)/python -m benchmarks --quick $(ARGS)
+
+conformance: $(VENV)/.installed-test ## All Autobahn cases against the wire (about eight minutes)
+	$(BIN)/python -m tests.conformance $(ARGS)
+
+clean: ## Remove what was made, .venv too
+	rm -rf $(VENV) build dist htmlcov .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -not -path './node_modules/*' -prune -exec rm -rf {} +
+
+# ── the environment; each step is done again only when what it is made from has changed ──────────────────────────────
+
+$(BIN)/uv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Tidegate needs Python 3.11 or newer; this is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12 …" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "This Python comes without venv. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.7'
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml gateway/__init__.py | $(BIN)/uv
+	$(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(INSTALL) --editable '.[redis,nats]' --group test
+	@touch $@
+
+$(VENV)/.installed-lint: $(VENV)/.installed
+	$(INSTALL) --group lint
+	@touch $@
