@@ -1,0 +1,172 @@
+"""The HTTP API of the ops listener: publish, look, close. ``openapi.py`` describes it, ``docs/api.md`` shows it.
+
+1. Nothing but the description is told or done without the key; the key is checked before the body is read.
+2. Every error is a problem document (RFC 9457), also for addresses and methods that do not exist.
+3. What a request can hold of this process is bounded: body, time for the body, time for the broker, page, remembered keys.
+
+Names in an address are taken from the address as it was sent, so that an encoded slash is part of a name.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Protocol
+from urllib.parse import quote
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Mount, Route, Router
+from starlette.websockets import WebSocketClose
+
+from middleware.asgi import Event, Receive, Scope, Send
+
+from .api_inspect import Inspecting
+from .api_publish import Publishing
+from .api_request import ApiKey
+from .api_response import problem_response
+from .idempotency import IdempotencyTable
+from .problems import Problem, problem_of
+from .server import WebSocketServer
+
+__all__ = ["OnRequest", "api_routes"]
+
+logger = logging.getLogger("tidegate.api")
+
+OnRequest = Callable[[str, int, float], None]
+"""Told of every answer: the operation (an ``operationId`` of the description, or ``other``), the status, seconds."""
+
+OPERATION = "tidegate.operation"
+OPENAPI_PATH = "/openapi.json"
+
+
+class Handler(Protocol):
+    """Does one operation; its name is the ``operationId``."""
+
+    __name__: str
+
+    def __call__(self, request: Request) -> Coroutine[Any, Any, Response]: ...
+
+
+def api_routes(
+    server: WebSocketServer,
+    *,
+    api_key: str | None,
+    max_body_bytes: int,
+    version: str,
+    idempotency: IdempotencyTable | None = None,
+    on_request: OnRequest | None = None,
+    body_timeout_seconds: float = 10.0,
+    broker_timeout_seconds: float = 10.0,
+) -> list[BaseRoute]:
+    """Everything under ``/api``, for an app that only operators can reach.
+
+    Args:
+        server: what is published to and looked at.
+        api_key: what a request must show; without one everything answers 403.
+        max_body_bytes: the largest message that is taken.
+        version: of the gateway, for people.
+        idempotency: the table of remembered keys, when somebody else wants to look at it.
+        on_request: for metrics.
+        body_timeout_seconds: how long a client may take to send a body.
+        broker_timeout_seconds: how long the broker may take to take a message or an order.
+    """
+    if max_body_bytes < 1 or body_timeout_seconds <= 0 or broker_timeout_seconds <= 0:
+        raise ValueError("max_body_bytes must be at least 1, body_timeout_seconds and broker_timeout_seconds above 0")
+    publishing = Publishing(
+        server.hub, idempotency or IdempotencyTable(), max_body_bytes, body_timeout_seconds, broker_timeout_seconds
+    )  # fmt: skip
+    inspecting = Inspecting(server, version, broker_timeout_seconds)
+    paths: dict[str, dict[str, Handler]] = {
+        OPENAPI_PATH: {"GET": inspecting.openapi},
+        "/node": {"GET": inspecting.node},
+        "/broadcast": {"POST": publishing.broadcast},
+        "/rooms": {"GET": inspecting.rooms},
+        "/rooms/{room}": {"GET": inspecting.room},
+        "/rooms/{room}/messages": {"POST": publishing.publish_to_room},
+        "/users/{user}/messages": {"POST": publishing.publish_to_user},
+        "/users/{user}/connections": {"DELETE": inspecting.close_user},
+        "/connections/{id}": {"GET": inspecting.connection, "DELETE": inspecting.close_connection},
+    }
+    api = _Api(paths, ApiKey(api_key), on_request)
+    return [Mount("/api", api), Route("/api", api)]
+
+
+class _Api:
+    """The app under ``/api``: asks for the key, finds the operation, and reports what became of it."""
+
+    def __init__(self, paths: Mapping[str, Mapping[str, Handler]], key: ApiKey, on_request: OnRequest | None) -> None:
+        self._key = key
+        self._on_request = on_request
+        self.routes: list[BaseRoute] = [Route(path, _Operations(handlers)) for path, handlers in paths.items()]
+        self._router = Router(self.routes, redirect_slashes=False, default=_no_such_address)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await WebSocketClose()(scope, receive, send)
+            return
+        inner = {**scope, "path": _path_as_sent(scope), OPERATION: "other"}
+        status, started = 500, time.monotonic()
+
+        async def noting_send(event: Event) -> None:
+            nonlocal status
+            if event["type"] == "http.response.start":
+                status = event["status"]
+            await send(event)
+
+        try:
+            await self._serve(inner, receive, noting_send)
+        finally:
+            if self._on_request is not None:
+                self._on_request(inner[OPERATION], status, time.monotonic() - started)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            if scope["path"] != scope.get("root_path", "") + OPENAPI_PATH:
+                self._key.check(scope["headers"])
+        except Problem as problem:
+            await problem_response(problem)(scope, receive, send)
+        else:
+            await self._router(scope, receive, send)
+
+
+class _Operations:
+    """The operations of one address, by method."""
+
+    def __init__(self, handlers: Mapping[str, Handler]) -> None:
+        self.handlers = dict(handlers)
+        if "GET" in self.handlers:
+            self.handlers["HEAD"] = self.handlers["GET"]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = await self._respond(Request(scope, receive, send))
+        await response(scope, receive, send)
+
+    async def _respond(self, request: Request) -> Response:
+        handler = self.handlers.get(request.method)
+        if handler is None:
+            allowed = ", ".join(sorted(self.handlers))
+            return problem_response(Problem(405, f"This address takes {allowed}.", headers={"Allow": allowed}))
+        request.scope[OPERATION] = handler.__name__
+        try:
+            return await handler(request)
+        except ClientDisconnect:
+            return problem_response(Problem(400, "The request ended before its body was complete."))
+        except Exception as error:
+            problem = problem_of(error)
+            if problem is None:
+                logger.exception("the API failed at %s", handler.__name__)
+                problem = Problem(500, "This is a fault of the gateway; its log says more.")
+            return problem_response(problem)
+
+
+async def _no_such_address(scope: Scope, receive: Receive, send: Send) -> None:
+    problem = Problem(404, "There is nothing at this address. GET /api/openapi.json describes the API.")
+    await problem_response(problem)(scope, receive, send)
+
+
+def _path_as_sent(scope: Scope) -> str:
+    """The path with its percent-encoding, where the server tells it."""
+    raw: bytes | None = scope.get("raw_path")
+    return raw.decode("latin-1") if raw else quote(scope["path"])

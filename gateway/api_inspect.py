@@ -1,0 +1,101 @@
+"""The operations of the HTTP API that look at this node and close connections."""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections.abc import Iterable
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from .api_request import Page, check_user, close_of, is_connection_id, name_of, page_of
+from .api_response import in_time, json_response
+from .message import check_room
+from .openapi import openapi_document
+from .problems import Problem
+from .server import WebSocketServer
+
+__all__ = ["Inspecting"]
+
+
+class Inspecting:
+    """The operations that look and close."""
+
+    def __init__(self, server: WebSocketServer, version: str, broker_timeout_seconds: float) -> None:
+        self._server = server
+        self._broker_timeout_seconds = broker_timeout_seconds
+        self._version = version
+        self._description = msgspec.json.encode(openapi_document(version))
+        self._started_at = time.monotonic()
+
+    async def openapi(self, request: Request) -> Response:
+        return json_response(self._description)
+
+    async def node(self, request: Request) -> Response:
+        hub = self._server.hub
+        totals = hub.statistics()
+        closed: dict[str, dict[str, int]] = {}
+        for (reason, initiator), count in totals.closed.items():
+            closed.setdefault(reason, {})[initiator or "server"] = count
+        statistics = {
+            **hub.registry.statistics()._asdict(),
+            "opened": totals.opened,
+            "closed": closed,
+            "refused_by_broker": totals.refused_by_broker,
+            "subscriptions": len(hub.subscriptions),
+        }
+        return json_response(
+            {
+                "id": hub.node,
+                "version": self._version,
+                "uptime_seconds": round(time.monotonic() - self._started_at, 3),
+                "draining": self._server.draining,
+                "statistics": statistics,
+            }
+        )
+
+    async def rooms(self, request: Request) -> Response:
+        sizes = {room.name: len(room.members) for room in self._server.registry.public_rooms()}
+        names, more = _select(sizes, page_of(request.query_params))
+        rooms = [{"name": name, "members": sizes[name]} for name in names]
+        return json_response({"rooms": rooms, "total": len(sizes), "next": more})
+
+    async def room(self, request: Request) -> Response:
+        name, page = check_room(name_of(request.path_params["room"])), page_of(request.query_params)
+        members = self._server.registry.members(name)
+        ids, more = _select((member.id for member in members), page)
+        return json_response({"name": name, "members": len(members), "connections": ids, "next": more})
+
+    async def connection(self, request: Request) -> Response:
+        connection = self._server.registry.get(name_of(request.path_params["id"]))
+        if connection is None:
+            raise _no_connection()
+        return json_response(connection.statistics()._asdict())
+
+    async def close_connection(self, request: Request) -> Response:
+        connection_id, close = name_of(request.path_params["id"]), close_of(request.query_params.get("reason"))
+        local = self._server.registry.get(connection_id) is not None
+        if not local and not is_connection_id(connection_id):  # it would become an address in the broker
+            raise _no_connection()
+        async with in_time(self._broker_timeout_seconds):
+            if not await self._server.close_connection(connection_id, close):
+                raise _no_connection()
+        return json_response({"id": connection_id, "reason": close.reason, "local": local}, status=200 if local else 202)
+
+    async def close_user(self, request: Request) -> Response:
+        user, close = check_user(name_of(request.path_params["user"])), close_of(request.query_params.get("reason"))
+        async with in_time(self._broker_timeout_seconds):
+            count = await self._server.close_user(user, close)
+        return json_response({"user": user, "reason": close.reason, "closed_local": count})
+
+
+def _select(names: Iterable[str], page: Page) -> tuple[list[str], str | None]:
+    """A page of the sorted names, and what to ask for as ``after`` to get the next one; ``None`` at the end."""
+    found = heapq.nsmallest(page.limit + 1, (name for name in names if name > page.after))
+    return found[: page.limit], found[page.limit - 1] if len(found) > page.limit else None
+
+
+def _no_connection() -> Problem:
+    return Problem(404, "There is no such connection on this node. The part of an id before the last dash names its node.")

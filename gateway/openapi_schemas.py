@@ -1,0 +1,136 @@
+"""The parameters and schemas of the OpenAPI description: what goes into the API's answers and addresses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .api_request import DEFAULT_PAGE, LARGEST_PAGE, LONGEST_KEY, LONGEST_USER, REASONS
+from .message import MAX_ROOM_BYTES
+
+__all__ = ["PARAMETERS", "SCHEMAS"]
+
+Json = dict[str, Any]
+
+
+def _path_parameter(name: str, description: str, **schema: Any) -> Json:
+    return {"name": name, "in": "path", "required": True, "description": description, "schema": {"type": "string", **schema}}
+
+
+def _query_parameter(name: str, description: str, **schema: Any) -> Json:
+    return {"name": name, "in": "query", "description": description, "schema": schema}
+
+
+def _header_parameter(name: str, description: str, **schema: Any) -> Json:
+    return {"name": name, "in": "header", "description": description, "schema": {"type": "string", **schema}}
+
+
+PARAMETERS: Json = {
+    "room": _path_parameter(
+        "room",
+        f"1 to {MAX_ROOM_BYTES} bytes of UTF-8; no control characters, no `/`; names that begin with `~` are reserved.",
+        minLength=1,
+        maxLength=MAX_ROOM_BYTES,
+        examples=["lobby", "chat:42"],
+    ),
+    "user": _path_parameter(
+        "user", "The user's id, percent-encoded where it must be (`a%2Fb`).", minLength=1, maxLength=LONGEST_USER
+    ),
+    "id": _path_parameter("id", "The connection's id; the part before the last dash names its node.", minLength=1),
+    "exclude": _query_parameter("exclude", "Id of a connection that is not to get the message.", type="string"),
+    "limit": _query_parameter("limit", "Size of the page.", type="integer", minimum=1, maximum=LARGEST_PAGE, default=DEFAULT_PAGE),
+    "after": _query_parameter("after", "`next` of the page before.", type="string"),
+    "reason": _query_parameter(
+        "reason", "What the clients are told; the close code belongs to it.", enum=list(REASONS), default=REASONS[0]
+    ),
+    "Idempotency-Key": _header_parameter(
+        "Idempotency-Key",
+        "The request's name. Made again with it within ten minutes, to the same node, it is answered as before and nothing is sent.",
+        minLength=1,
+        maxLength=LONGEST_KEY,
+        pattern="^[!-~]+$",
+    ),
+    "traceparent": _header_parameter(
+        "traceparent", "W3C trace context that the message's spans belong to; ignored when it is not well-formed."
+    ),
+}
+
+
+def _object(properties: Json, *, optional: tuple[str, ...] = ()) -> Json:
+    return {"type": "object", "properties": properties, "required": [name for name in properties if name not in optional]}
+
+
+def _array(items: Json) -> Json:
+    return {"type": "array", "items": items}
+
+
+_TEXT: Json = {"type": "string"}
+_COUNT: Json = {"type": "integer", "minimum": 0}
+_SECONDS: Json = {"type": "number", "minimum": 0}
+_FLAG: Json = {"type": "boolean"}
+_REASON: Json = {"type": "string", "enum": list(REASONS)}
+_NEXT: Json = {"type": ["string", "null"], "description": "`after` of the next page; null at the end."}
+_STATE: Json = {"type": "string", "enum": ["connecting", "open", "closing", "closed"]}
+_COUNTS: Json = {"type": "object", "additionalProperties": _COUNT}
+
+SCHEMAS: Json = {
+    "Published": _object(
+        {
+            "id": {"type": "string", "description": "The message's id, unique over all nodes."},
+            "accepted_at": {"type": "number", "description": "Seconds since 1970, UTC."},
+            "recipients_local": {**_COUNT, "description": "Connections of this node that it goes to; other nodes may have more."},
+        }
+    ),
+    "Rooms": _object({"rooms": _array(_object({"name": _TEXT, "members": _COUNT})), "total": _COUNT, "next": _NEXT}),
+    "Room": _object({"name": _TEXT, "members": _COUNT, "connections": _array(_TEXT), "next": _NEXT}),
+    "Connection": _object(
+        {
+            "id": _TEXT,
+            "user": {"type": ["string", "null"]},
+            "state": _STATE,
+            "rooms": _array(_TEXT),
+            "age_seconds": _SECONDS,
+            "received_messages": _COUNT,
+            "received_bytes": _COUNT,
+            "sent_messages": _COUNT,
+            "sent_bytes": _COUNT,
+            "buffered_bytes": {**_COUNT, "description": "What waits for the client to read."},
+            "dropped_messages": {**_COUNT, "description": "Messages it did not get because it was too slow."},
+        }
+    ),
+    "ClosedConnection": _object(
+        {"id": _TEXT, "reason": _REASON, "local": {"type": "boolean", "description": "It was on the node that answers."}}
+    ),
+    "ClosedUser": _object(
+        {"user": _TEXT, "reason": _REASON, "closed_local": {**_COUNT, "description": "Connections of this node."}}
+    ),
+    "Node": _object(
+        {
+            "id": _TEXT,
+            "version": _TEXT,
+            "uptime_seconds": _SECONDS,
+            "draining": _FLAG,
+            "statistics": _object(
+                {
+                    "connections": _COUNT,
+                    "rooms": _COUNT,
+                    "users": _COUNT,
+                    "memberships": {**_COUNT, "description": "Connections in rooms, each room counted."},
+                    "opened": {**_COUNT, "description": "Connections since the start."},
+                    "closed": {
+                        "type": "object",
+                        "description": "Ended connections since the start, by reason and by who ended them (client, server).",
+                        "additionalProperties": _COUNTS,
+                    },
+                    "refused_by_broker": {**_COUNT, "description": "Messages of clients that the broker did not take."},
+                    "subscriptions": {**_COUNT, "description": "Rooms this node listens to."},
+                }
+            ),
+        }
+    ),
+    "Problem": {
+        **_object(
+            {"type": {"type": "string", "format": "uri-reference"}, "title": _TEXT, "status": {"type": "integer"}, "detail": _TEXT}
+        ),
+        "description": "RFC 9457.",
+    },
+}
