@@ -30,7 +30,7 @@ from starlette.websockets import WebSocket
 
 from middleware.asgi import CONNECTION_ID, SELF_CHECK, Receive, Scope, Send, deny, user_id
 from middleware.bucket import FULL, TokenBucket
-from middleware.close import NORMAL, RATE_LIMITED, RESTARTING, Close
+from middleware.close import INTERNAL_ERROR, NORMAL, RATE_LIMITED, RESTARTING, Close
 from middleware.rate_limit import RateLimitMiddleware
 
 from .admission import check_may_join, refusal_of
@@ -181,6 +181,10 @@ class WebSocketServer:
             await self._run(connection, self._self_handler if own else self._handler)
         except (ConnectionClosed, OSError):
             pass  # the client left, or was sent away: that is how connections end
+        except Exception:
+            if not held:
+                connection.close(INTERNAL_ERROR)
+            raise
         finally:
             if held:
                 self.hub.release(rooms)
