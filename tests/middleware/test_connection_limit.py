@@ -326,6 +326,21 @@ def test_who_waits_too_long_is_refused() -> None:
     run_virtual(main)
 
 
+def test_who_got_a_slot_leaves_no_timer_behind() -> None:
+    """The deadline of a wait ends with the wait."""
+
+    async def main(loop: VirtualLoop) -> None:
+        layer = ConnectionLimitMiddleware(echo, total=1, waiting=1, waiting_seconds=60, clock=loop.time)
+        guard = await enter(layer)
+        waiter = asyncio.create_task(enter(layer))
+        await settle()
+        guard.closed(NORMAL)
+        await waiter
+        assert loop.pending_timers() == 0
+
+    run_virtual(main)
+
+
 async def test_the_waiting_room_is_bounded() -> None:
     """One more than the waiting room holds is refused at once."""
     layer = ConnectionLimitMiddleware(echo, total=1, waiting=2, waiting_seconds=60)

@@ -69,6 +69,9 @@ async def test_delay_counts_bytes_and_holds_for_the_slower_of_the_two_rates() ->
     guard, link = await opened(Clock(), messages_per_second=10, burst=1, bytes_per_second=100, byte_burst_bytes=100)
     guard.inbound(binary(b"x" * 300))
     assert link.holds == [pytest.approx(2.01)]
+    guard, link = await opened(Clock(), messages_per_second=0.1, burst=1, bytes_per_second=100, byte_burst_bytes=100)
+    guard.inbound(binary(b"x" * 100))
+    assert link.holds == [pytest.approx(10)]
 
 
 async def test_text_counts_as_the_utf8_bytes_that_the_client_sent() -> None:
