@@ -1,0 +1,288 @@
+"""``Application``: the ASGI side of one connection: ``receive``, ``send``, and the app's run from handshake to end."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Iterable
+from typing import Any, ClassVar, cast
+
+from uvicorn.config import Config
+from uvicorn.protocols.utils import ClientDisconnected
+from uvicorn.server import ServerState
+
+from middleware.asgi import Disconnected, Event, Hooks, Receive, Scope, Send
+from middleware.close import ABNORMAL, AT_CAPACITY, GOING_AWAY, INTERNAL_ERROR, NORMAL, Close
+
+from ..frame import BINARY, TEXT, server_frame
+from .admission import Admission
+from .deflate import deflate_encoder
+from .handshake import Accepted, HeaderList, Refused, response
+from .hooks import Composed
+from .inbound import CLOSED, HELD, WAITING, Inbound
+from .outbound import CLOSING, DENYING, ENDING, HANDSHAKE, OPEN, logger
+
+__all__ = ["Application"]
+
+
+class Application(Inbound):
+    """What the app sees of a connection; see the module."""
+
+    admission: ClassVar[Admission]
+
+    __slots__ = (
+        "_accepted_handshake", "_app", "_app_state", "_asgi_version", "_connect_told", "_denial", "_handling", "_root_path",
+        "_server_state",
+    )  # fmt: skip
+
+    def __init__(
+        self, config: Config, server_state: ServerState, app_state: dict[str, Any], loop: asyncio.AbstractEventLoop
+    ) -> None:
+        super().__init__(loop)
+        self._app = config.loaded_app
+        self._root_path = config.root_path
+        self._asgi_version = config.asgi_version
+        self._app_state = app_state
+        self._server_state = server_state
+        self._accepted_handshake: Accepted | None = None
+        self._denial: tuple[int, HeaderList] | None = None
+        self._connect_told = False
+        self._handling = False
+
+    # Channel
+
+    def carries(self, receive: Receive, send: Send) -> bool:
+        """``Frames.carries``."""
+        return receive == self.receive and send == self.send
+
+    def install(self, hooks: Hooks) -> None:
+        """``Channel.install``."""
+        self._hooks = hooks if self._hooks is None else Composed(self._hooks, hooks)
+
+    async def receive(self) -> Event:
+        """The next event for the app; the disconnect for ever, once there is nothing else."""
+        if self._handling:
+            self._handling = False
+            if self._hooks is not None:
+                self._hooks.waiting()
+        if not self._connect_told:
+            self._connect_told = True
+            return {"type": "websocket.connect"}
+        while True:
+            if self._inbox and self._on_message is None and not self._blocked & HELD:
+                event = self._next_event()
+                if event is not None:
+                    return event
+            elif self._disconnect is not None and not (self._inbox and self._on_message is None):
+                code, reason = self._disconnect
+                return {"type": "websocket.disconnect", "code": code, "reason": reason}
+            else:
+                if self._waiter is not None and not self._waiter.done():
+                    raise RuntimeError("receive() is already being waited for")
+                self._waiter = self._loop.create_future()
+                await self._waiter
+
+    def _next_event(self) -> Event | None:
+        message = self._take_from_inbox()
+        event: Event | None = {"type": "websocket.receive", "text" if isinstance(message, str) else "bytes": message}
+        if self._hooks is not None:
+            event = self._hooks.inbound(event)  # type: ignore[arg-type]  # set just above
+        self._handling = event is not None
+        return event
+
+    async def send(self, event: Event) -> None:
+        """Take an event of the app; waits while the client does not read."""
+        if self._write_paused:
+            await self._drain()
+        kind = event["type"]
+        if kind == "websocket.send":
+            self._send_message(event)
+        elif kind == "websocket.accept":
+            self._accept(event)
+        elif kind == "websocket.close":
+            self._send_close(event)
+        elif kind == "websocket.http.response.start":
+            self._start_denial(event)
+        elif kind == "websocket.http.response.body":
+            self._deny(event)
+        else:
+            raise RuntimeError(f"not an event of a WebSocket: {kind!r}")
+
+    def _send_message(self, event: Event) -> None:
+        self._refuse_if_ended()
+        if self._phase != OPEN:
+            raise RuntimeError("websocket.send before websocket.accept")
+        if self._hooks is not None:
+            passed = self._hooks.outbound(event)
+            if passed is None:
+                return
+            self._refuse_if_ended()  # a hook may just have closed: nothing is sent behind that
+            event = passed
+        binary = event.get("bytes")
+        text = binary is None
+        payload: bytes = event["text"].encode() if text else bytes(cast(bytes, binary))
+        if self.encoder is None:
+            frame = server_frame(TEXT if text else BINARY, payload)
+        else:
+            frame = server_frame(*self.encoder.encode(payload, text=text))
+        self.write(frame, 1, len(payload))
+
+    def _refuse_if_ended(self) -> None:
+        if self.ending is not None:
+            raise Disconnected(f"the connection has ended: {self.ending.reason}")
+
+    def _accept(self, event: Event) -> None:
+        self._refuse_if_ended()
+        if self._phase != HANDSHAKE or self._accepted_handshake is None:
+            raise RuntimeError("websocket.accept after the handshake was answered")
+        if self._hooks is not None:
+            event = self._hooks.accepting(event)
+            self._refuse_if_ended()
+        handshake = self._accepted_handshake
+        headers = [*self._server_state.default_headers, *handshake.headers, *(event.get("headers") or ())]
+        if event.get("subprotocol"):
+            headers.append((b"sec-websocket-protocol", event["subprotocol"].encode()))
+        if handshake.windows is not None and self.encoder is None:
+            self._inflate_bits, bits = handshake.windows
+            self.encoder = deflate_encoder(self.options.deflate_level, bits, self.options.deflate_minimum_bytes)
+            headers += handshake.extensions
+        self.transport.write(response(101, headers))
+        self._accepted_handshake = None
+        self._phase = OPEN
+        self.accepted = self._open = True
+        self.admission.leave(self)
+        self._start_clocks()
+        self._unblock(WAITING)
+
+    def _send_close(self, event: Event) -> None:
+        code, reason = event.get("code", 1000), event.get("reason") or ""
+        if self._phase == OPEN:
+            self.finish(Close.received(code, reason), "server")
+            self._start_close(code, reason)
+        elif self._phase == HANDSHAKE:
+            self.finish(Close.for_status(403), "server")
+            self._refuse(403, None, (), "")
+        elif self._phase == DENYING:
+            raise RuntimeError("websocket.close within a response")
+
+    def _start_denial(self, event: Event) -> None:
+        status = event["status"]
+        if not 200 <= status < 600:
+            raise RuntimeError(f"not the status of a response that refuses: {status!r}")
+        if self._phase == HANDSHAKE:
+            self.finish(Close.for_status(status), "server")
+            self._phase = DENYING
+            self._blocked |= CLOSED
+            self._denial = (status, [*self._server_state.default_headers, *(event.get("headers") or ())])
+        elif self._phase < CLOSING:
+            raise RuntimeError("the handshake was already answered")
+
+    def _deny(self, event: Event) -> None:
+        if self._phase != DENYING:
+            if self._phase < CLOSING:
+                raise RuntimeError("a response's body before its start")
+            return
+        body, more = event.get("body", b""), event.get("more_body", False)
+        data = body
+        if self._denial is not None:
+            status, headers = self._denial
+            names = {name.lower() for name, _ in headers}
+            if not more and b"content-length" not in names and b"transfer-encoding" not in names:
+                headers.append((b"content-length", b"%d" % len(body)))
+            headers = [(name, value) for name, value in headers if name.lower() != b"connection"]
+            data = response(status, [*headers, (b"connection", b"close")], body)
+            self._denial = None
+        if more:
+            self.transport.write(data)
+        else:
+            self._answer(data)
+
+    # Refusing
+
+    def _refuse_request(self, refusal: Refused) -> None:
+        self._refuse(refusal.status, None, refusal.headers, refusal.detail)
+
+    def _refuse(self, status: int, close: Close | None, headers: Iterable[tuple[bytes, bytes]], detail: str) -> None:
+        """Answer the handshake with an error, if it is not answered yet."""
+        if self._phase != HANDSHAKE:
+            return
+        self.finish(close or Close.for_status(status), "server")
+        body = detail.encode()
+        self._answer(
+            response(status, [
+                *self._server_state.default_headers, *headers, (b"content-type", b"text/plain; charset=utf-8"),
+                (b"content-length", b"%d" % len(body)), (b"connection", b"close"),
+            ], body)
+        )  # fmt: skip
+        if self.options.on_refused is not None:
+            self.options.on_refused(status)
+
+    def _answer(self, data: bytes) -> None:
+        """The last bytes of a refusal."""
+        self.transport.write(data)
+        self.admission.leave(self)
+        self._tell_disconnected(1006, "")
+        self._half_close()
+
+    def close(self, close: Close) -> None:
+        """End the connection (``Channel.close``)."""
+        if self.ending is None and self._phase == HANDSHAKE:
+            self.finish(close, "server")
+            self._refuse(close.status, close, (), close.reason)
+        else:
+            super().close(close)
+
+    def evict(self) -> None:
+        """Others need the place (``admission.Pending``)."""
+        self._refuse(503, AT_CAPACITY, [(b"retry-after", b"1")], "too many handshakes are pending")
+
+    # The app
+
+    async def _run(self, scope: Scope) -> None:
+        try:
+            result = await self._app(scope, self.receive, self.send)
+        except asyncio.CancelledError:
+            self._app_ended(GOING_AWAY)
+            raise
+        except Exception as error:  # noqa: BLE001  # the app's own failure, told once
+            self._app_failed(error)
+        else:
+            if result is not None:
+                logger.error("an ASGI app returns None, not %r", result)
+            if self._phase == HANDSHAKE and self.ending is None:
+                logger.error("the app returned without answering the handshake")
+                self._app_ended(INTERNAL_ERROR)
+            else:
+                self._app_ended(NORMAL)
+
+    def _app_failed(self, error: Exception) -> None:
+        close = getattr(error, "close", None)
+        if not isinstance(close, Close):
+            if isinstance(error, _quiet_errors()):
+                close = Close.received(getattr(error, "code", 1000)) if not isinstance(error, OSError) else ABNORMAL
+            else:
+                logger.error("Exception in ASGI application", exc_info=error)
+                close = INTERNAL_ERROR
+        self._app_ended(close)
+
+    def _app_ended(self, close: Close) -> None:
+        """The app is through with this connection, so it ends; ``ending`` may already say how."""
+        self.finish(close, "server")
+        ending = self.ending
+        assert ending is not None, "finish() sets it"
+        if self._phase == OPEN:
+            ending = ending if ending.sendable else NORMAL
+            self._start_close(ending.code, ending.reason)
+        elif self._phase == HANDSHAKE:
+            self._refuse(ending.status, ending, (), ending.reason)
+        elif self._phase == DENYING:  # a response that never came to its end
+            self._half_close()
+        if self._phase >= ENDING:
+            self._inbox.clear()
+
+
+def _quiet_errors() -> tuple[type[Exception], ...]:
+    """What an app lets through when the client has left: nothing is wrong with it."""
+    starlette = sys.modules.get("starlette.websockets")
+    disconnect = getattr(starlette, "WebSocketDisconnect", None)
+    return (Disconnected, ClientDisconnected) if disconnect is None else (Disconnected, ClientDisconnected, disconnect)

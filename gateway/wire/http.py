@@ -1,0 +1,264 @@
+"""``GuardedHttpProtocol``: uvicorn's httptools protocol class with every bound that a public listener needs.
+
+A request head has a size, a number of headers and a deadline that dripped bytes do not extend; connections that are not
+through with it are counted. What is refused is answered at once and its socket closed with a FIN behind the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from typing import Any, ClassVar, cast
+
+import httptools
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from .admission import Admission
+from .deadlines import NEVER
+from .descriptors import is_scarce
+from .handshake import HandshakeRequest, response
+from .lingering import Lingering
+from .options import WireOptions
+from .protocol import WireProtocol
+from .wheel import Wheel, wheel_of
+
+__all__ = ["GuardedHttpProtocol", "http_protocol"]
+
+logger = logging.getLogger("tidegate.wire")
+
+_REFUSALS = {
+    400: b"not a valid HTTP request",
+    408: b"the request took too long",
+    414: b"the URL is too long",
+    426: b"a WebSocket handshake needs Connection: Upgrade and Upgrade: websocket",
+    431: b"the request's headers are too large",
+    503: b"too many connections are waiting",
+}
+
+
+class _Refuse(Exception):
+    """Raised inside a callback of the parser."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+class GuardedHttpProtocol(HttpToolsProtocol):
+    """A protocol class for uvicorn's ``http=``. Its bounds are the class attribute ``options``."""
+
+    options: ClassVar[WireOptions] = WireOptions()
+    admission: ClassVar[Admission] = WireProtocol.admission
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.wheel: Wheel = wheel_of(self.loop)
+        self.wheel_tick: int | None = None
+        self._deadline = NEVER
+        self._in_head = True
+        self._begun = False  # in the chunk that is being parsed
+        self._head_bytes = self._unfinished_bytes = 0
+        self._refused = False
+        self._status = 400
+
+    # The socket
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in the base
+        """A client has connected."""
+        super().connection_made(transport)
+        now = self.loop.time()
+        self._set_deadline(now + self.options.handshake_timeout_seconds)
+        if is_scarce(transport, self.options.reserved_descriptors) or not self.admission.enter(
+            self, self.client[0] if self.client else "", now
+        ):
+            self._refuse(503)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has gone."""
+        self._through()
+        super().connection_lost(exc)
+
+    def evict(self) -> None:
+        """Others need the place (``admission.Pending``)."""
+        self._refuse(503)
+
+    def on_timer(self, now: float) -> None:
+        """The head or the body is overdue (``wheel.Timed``)."""
+        if self._in_head or self.cycle is None or not self.cycle.response_started:
+            self._refuse(408)
+        else:
+            self.transport.abort()
+
+    def _set_deadline(self, at: float) -> None:
+        self._deadline = at
+        if at == NEVER:
+            self.wheel.cancel(self)
+        else:
+            self.wheel.schedule(self, at)
+
+    def _through(self) -> None:
+        """The head was read (or the connection is over)."""
+        self.admission.leave(self)
+        self._set_deadline(NEVER)
+
+    # Bytes
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes from the client."""
+        if self._refused:
+            return
+        self._unset_keepalive_if_required()
+        self._begun = False
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError as error:
+            cause = error.__context__
+            self._refuse(cause.status if isinstance(cause, _Refuse) else 400)
+        else:
+            if self._in_head and not self._begun:
+                self._unfinished_bytes += len(data)
+                if self._unfinished_bytes > self.options.head_bytes:
+                    self._refuse(414 if len(self.url) > self.options.url_bytes else 431)
+
+    def on_message_begin(self) -> None:
+        """A request begins (called by the parser)."""
+        super().on_message_begin()
+        if len(self.pipeline) >= self.options.pipelined_requests:
+            raise _Refuse(503)
+        self._in_head = self._begun = True
+        self._head_bytes = self._unfinished_bytes = 0
+        if self._deadline == NEVER:
+            self._set_deadline(self.loop.time() + self.options.handshake_timeout_seconds)
+
+    def on_url(self, url: bytes) -> None:
+        """A part of the request target (called by the parser)."""
+        if len(self.url) + len(url) > self.options.url_bytes:
+            raise _Refuse(414)
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header (called by the parser)."""
+        options = self.options
+        size = len(name) + len(value) + 4
+        self._head_bytes += size
+        if len(self.headers) >= options.headers or size > options.header_bytes or self._head_bytes > options.head_bytes:
+            raise _Refuse(431)
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """The head is whole (called by the parser)."""
+        self._in_head = False
+        upgrade = self._should_upgrade()
+        if upgrade and self.parser.should_upgrade():
+            self.scope["method"] = self.parser.get_method().decode("ascii")
+            for name, value in self.headers:
+                if name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0")):
+                    raise _Refuse(400)
+            return
+        if self._wants_websocket():
+            raise _Refuse(426)
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        if hosts > 1 or (hosts == 0 and self.parser.get_http_version() == "1.1"):
+            raise _Refuse(400)  # RFC 9112 §3.2
+        self._through()
+        if self.options.body_timeout_seconds is not None:
+            self._set_deadline(self.loop.time() + self.options.body_timeout_seconds)
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The body is whole, too (called by the parser)."""
+        self._set_deadline(NEVER)
+        super().on_message_complete()
+
+    # Upgrades
+
+    def _get_upgrade(self) -> bytes | None:
+        connection = [token.strip().lower() for name, value in self.headers if name == b"connection" for token in value.split(b",")]
+        if b"upgrade" not in connection:
+            return None
+        return next((value.strip().lower() for name, value in self.headers if name == b"upgrade"), None)
+
+    def _wants_websocket(self) -> bool:
+        return self._should_upgrade_to_ws() and any(name == b"sec-websocket-key" for name, _ in self.headers)
+
+    def _upgrade(self, rest: bytes) -> None:
+        if not self._should_upgrade():
+            self._refuse(400)
+            return
+        request = HandshakeRequest(self.scope["method"], self.url, self.parser.get_http_version(), self.headers)
+        protocol_class: Any = self.ws_protocol_class
+        protocol = protocol_class(
+            config=self.config, server_state=self.server_state, app_state=self.app_state, _loop=self.loop
+        )  # fmt: skip
+        self.connections.discard(self)
+        self.wheel.cancel(self)
+        self.parser = cast(Any, None)
+        if isinstance(protocol, WireProtocol):
+            self.transport.set_protocol(protocol)
+            protocol.take_over(self.transport, request, rest, self._deadline, self, self.admission)
+            return
+        self.admission.leave(self)
+        head = [b"%s %s HTTP/1.1\r\n" % (request.method.encode(), request.target)]
+        head += [b"%s: %s\r\n" % header for header in request.headers]
+        protocol.connection_made(self.transport)
+        protocol.data_received(b"".join([*head, b"\r\n"]))
+        self.transport.set_protocol(protocol)
+
+    # Refusing
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is not HTTP."""
+        self._refuse(400)
+
+    def _refuse(self, status: int) -> None:
+        """Answer with an error and end the connection."""
+        if self._refused or self.transport.is_closing():
+            return
+        self._refused = True
+        self._through()
+        if self.options.on_refused is not None:
+            self.options.on_refused(status)
+        logger.debug("request refused with %d", status)
+        started = self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
+        if not started:
+            self.transport.write(self._refusal(status))
+        self.connections.discard(self)
+        if self.cycle is not None:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        self.pipeline.clear()
+        Lingering.take_over(self.transport, self.connections, self.loop, self.options.close_timeout_seconds)
+
+    def _refusal(self, status: int) -> bytes:
+        extra: Iterable[tuple[bytes, bytes]] = {
+            426: [(b"upgrade", b"websocket"), (b"sec-websocket-version", b"13")],
+            503: [(b"retry-after", b"1")],
+        }.get(status, ())
+        if status == 400 and self.headers and any(name == b"sec-websocket-key" for name, _ in self.headers):
+            extra = [(b"sec-websocket-version", b"13")]
+        body = _REFUSALS[status]
+        return response(status, [
+            *self.server_state.default_headers, *extra, (b"content-type", b"text/plain; charset=utf-8"),
+            (b"content-length", b"%d" % len(body)), (b"connection", b"close"),
+        ], body)  # fmt: skip
+
+
+def http_protocol(options: WireOptions, websocket: type[WireProtocol] | None = None) -> type[GuardedHttpProtocol]:
+    """A protocol class with these bounds. With ``websocket`` given, both count pending connections together."""
+    admission = websocket.admission if websocket is not None else Admission(
+        total=options.pending_handshakes, per_client=options.pending_handshakes_per_client, exempt=options.pending_exempt
+    )  # fmt: skip
+    return type(
+        "GuardedHttpProtocol", (GuardedHttpProtocol,), {"options": options, "admission": admission, "__module__": __name__}
+    )  # fmt: skip

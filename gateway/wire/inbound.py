@@ -1,0 +1,409 @@
+"""``Inbound``: the bytes in from one connection, up to messages that are handed over one by one.
+
+Whole, plain, masked data frames are taken apart here; everything else goes through ``parser.FrameParser``, one frame at a time.
+
+1. While ``_blocked`` is not 0 nothing is parsed; what comes waits in ``_backlog``;
+   past ``backlog_bytes`` the socket is not read.
+2. ``_backlog`` is empty while ``_blocked`` is 0: a part of a frame waits in the parser.
+3. Between two messages the owner may ``hold``, end the connection or turn its handler off: the rest waits or is dropped.
+4. One turn of the event loop parses for ``turn_seconds`` at most (and 16 frames).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import ClassVar
+
+from websockets.frames import Frame, Opcode
+from websockets.speedups import apply_mask
+
+from middleware.asgi import Event, Hooks
+from middleware.close import ABNORMAL, BAD_PAYLOAD, INTERNAL_ERROR, RATE_LIMITED, Close
+
+from ..frame import BINARY, TEXT
+from .deadlines import NEVER
+from .deflate import inflating
+from .keepalive import Keepalive
+from .outbound import CLOSING, LOST, OPEN, logger
+from .parser import ControlFinder, FrameParser, ParserPool
+
+__all__ = ["Inbound"]
+
+WAITING, HELD, FULL, TURN, BEHIND, CLOSED = 1, 2, 4, 8, 16, 32
+"""Why nothing is parsed: not accepted yet; ``hold``; enough waits for ``receive``; others' turn; a new handler has to catch up;
+our close frame is out, or the socket is being shut."""
+
+_UNLIMITED = 1 << 62
+
+
+class Inbound(Keepalive):
+    """The read side; see the module."""
+
+    pool: ClassVar[ParserPool] = ParserPool(max_message_bytes=None, fragment_charge_bytes=0)
+
+    __slots__ = (
+        "_backlog", "_blocked", "_eof", "_finder", "_frames", "_hold_timer", "_hooks", "_inbox", "_inbox_bytes",
+        "_inflate_bits", "_on_message", "_parser", "_turn_ends", "_waiter",
+    )  # fmt: skip
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self._blocked = WAITING
+        self._backlog = b""
+        self._eof = False
+        self._finder: ControlFinder | None = None
+        self._parser: FrameParser | None = None
+        self._inflate_bits = 0
+        self._inbox: list[str | bytes] = []
+        self._inbox_bytes = 0
+        self._waiter: asyncio.Future[None] | None = None
+        self._hooks: Hooks | None = None
+        self._on_message: Callable[[Event], None] | None = None
+        self._hold_timer: asyncio.TimerHandle | None = None
+        self._frames = 0
+        self._turn_ends = 0.0
+
+    # Bytes
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes from the client."""
+        if self._blocked:
+            self._keep(data)
+        else:
+            self._parse(data)
+
+    def _parse(self, data: bytes) -> None:
+        self._frames, at = 0, 0
+        try:
+            while at < len(data) and not self._blocked:
+                if self._parser is None:
+                    at = self._take_plain_frames(data, at)
+                if at < len(data) and not self._blocked:
+                    at = self._take_frame(data, at)
+        except Exception as error:  # noqa: BLE001  # a handler or a hook failed: this connection's end, nobody else's
+            self._handler_failed(error)
+            return
+        if at < len(data):
+            self._keep(data[at:])
+        if self._parser is not None and self._deadlines.message == NEVER and self._phase == OPEN:
+            self._expect_rest()
+
+    def _take_plain_frames(self, data: bytes, at: int) -> int:
+        """The fast path: whole, masked, unfragmented, uncompressed data frames (RFC 6455 §5.2)."""
+        limit = self.options.max_message_bytes or _UNLIMITED
+        end = len(data)
+        while end - at >= 6:
+            first_byte = data[at]
+            if first_byte != TEXT and first_byte != BINARY:
+                break
+            size = data[at + 1] - 128
+            start = at + 6
+            if size > 125:
+                if size == 127 or end - at < 8:
+                    break
+                size = data[at + 2] << 8 | data[at + 3]
+                start = at + 8
+            stop = start + size
+            if size < 0 or stop > end or size > limit:
+                break
+            at = stop
+            payload = apply_mask(data[start:stop], data[start - 4 : start])
+            if first_byte == TEXT:
+                try:
+                    self._deliver(payload.decode(), size)
+                except UnicodeDecodeError as error:
+                    if error.object is not payload:
+                        raise
+                    self._fail(BAD_PAYLOAD, str(error))
+            else:
+                self._deliver(payload, size)
+            if self._blocked:
+                break
+            self._frames += 1
+            if not self._frames & 15 and self._is_turn_over():
+                break
+        return at
+
+    def _take_frame(self, data: bytes, at: int) -> int:
+        """The careful path: one frame, or what there is of it."""
+        parser = self._parser
+        if parser is None:
+            parser = self._parser = self.pool.take(inflating(self._inflate_bits) if self._inflate_bits else [])
+        at = parser.feed(data, at)
+        if parser.failure is not None:
+            self._fail(*parser.failure)
+            return at
+        control, message, size = parser.control, parser.message, parser.message_bytes
+        if parser.idle:
+            self._deadlines.message = NEVER
+            self._parser = None
+            self.pool.give_back(parser)
+        if control is not None:
+            self._take_control(control)
+        elif message is not None:
+            self._deliver(message, size)
+        self._frames += 1
+        if not self._frames & 15 and not self._blocked:
+            self._is_turn_over()
+        return at
+
+    def _take_control(self, frame: Frame) -> None:
+        payload = bytes(frame.data)
+        if frame.opcode is Opcode.CLOSE:
+            self._closed_by_client(payload)
+        elif self._is_control_flood():
+            self._fail(RATE_LIMITED, "too many control frames")
+        elif frame.opcode is Opcode.PING:
+            self._answer_ping(payload)
+        else:
+            self._pong_received(payload)
+
+    def _expect_rest(self) -> None:
+        if self.options.message_timeout_seconds is not None:
+            self._deadlines.message = self._loop.time() + self.options.message_timeout_seconds
+            self._arm()
+
+    def _is_turn_over(self) -> bool:
+        """After every 16 frames: whether it is somebody else's turn."""
+        now = time.monotonic()
+        if self._frames == 16:
+            self._turn_ends = now + self.options.turn_seconds
+            return False
+        if now < self._turn_ends:
+            return False
+        self._give_turn()
+        return True
+
+    def _give_turn(self) -> None:
+        """Parse on in the next turn of the event loop."""
+        if not self._blocked & TURN:
+            self._blocked |= TURN
+            self._loop.call_soon(self._unblock, TURN)
+
+    # Backpressure
+
+    def _keep(self, data: bytes) -> None:
+        """Bytes that cannot be parsed now."""
+        if self._blocked & CLOSED:
+            if self._phase == CLOSING and self._finder is not None:
+                self._look_for_close_reply(data)
+            return
+        self._backlog += data
+        if self._deadlines.pong != NEVER:
+            self._look_for_pong(data)
+        if len(self._backlog) >= self.options.backlog_bytes and not self._reading_paused and not self._eof:
+            self._reading_paused = True
+            self.transport.pause_reading()
+
+    def _look_for_pong(self, data: bytes) -> None:
+        if self._finder is None:
+            self._finder = ControlFinder() if self._parser is None else self._parser.finder()
+            data = self._backlog
+        for opcode, payload in self._finder.feed(data):
+            if opcode == Opcode.PONG:
+                self._pong_received(payload)
+
+    def _look_for_close_reply(self, data: bytes) -> None:
+        assert self._finder is not None, "made when our close frame left"
+        if any(opcode == Opcode.CLOSE for opcode, _ in self._finder.feed(data)):
+            self._half_close()
+
+    def _unblock(self, why: int) -> None:
+        """One reason less; when it was the last, go on."""
+        self._blocked &= ~why
+        if self._blocked:
+            return
+        data, self._backlog, self._finder = self._backlog, b"", None
+        if data:
+            self._parse(data)
+        if not self._blocked:
+            self._read_on()
+            if self._eof:
+                self._end_of_input()
+
+    def _read_on(self) -> None:
+        if self._reading_paused and self._phase != LOST:
+            self._reading_paused = False
+            self.transport.resume_reading()
+
+    def hold(self, seconds: float) -> None:
+        """Hand over nothing for ``seconds`` (``Channel.hold``)."""
+        if self.ending is not None:
+            return
+        at = self._loop.time() + seconds
+        if self._hold_timer is not None:
+            if self._hold_timer.when() >= at:
+                return
+            self._hold_timer.cancel()
+        self._blocked |= HELD
+        self._hold_timer = self._loop.call_at(at, self._hold_over)
+
+    def _hold_over(self) -> None:
+        if self._hold_timer is not None:
+            self._hold_timer.cancel()
+            self._hold_timer = None
+        self._wake()
+        self._unblock(HELD)
+
+    # Messages
+
+    def _deliver(self, message: str | bytes, size: int) -> None:
+        if self.ending is not None:
+            return
+        self.received_messages += 1
+        self.received_bytes += size
+        if self._on_message is not None and not self._blocked & BEHIND:
+            self._handle(message)
+            return
+        self._inbox.append(message)
+        self._inbox_bytes += len(message)
+        if len(self._inbox) >= self.options.inbound_messages or self._inbox_bytes >= self.options.inbound_bytes:
+            self._blocked |= FULL
+        self._wake()
+
+    def _handle(self, message: str | bytes) -> None:
+        event: Event | None = _received(message)
+        hooks, handler = self._hooks, self._on_message
+        assert handler is not None, "there is a handler"
+        if hooks is None:
+            handler(event)  # type: ignore[arg-type]  # set just above
+            return
+        event = hooks.inbound(event)  # type: ignore[arg-type]  # set just above
+        if event is not None:
+            if self.ending is None:
+                handler(event)
+            hooks.waiting()
+
+    def _take_from_inbox(self) -> str | bytes:
+        message = self._inbox.pop(0)
+        self._inbox_bytes -= len(message)
+        options = self.options
+        if (
+            self._blocked & FULL
+            and len(self._inbox) * 2 <= options.inbound_messages
+            and self._inbox_bytes * 2 <= options.inbound_bytes
+        ):
+            self._blocked &= ~FULL
+            self._give_turn()
+        return message
+
+    @property
+    def on_message(self) -> Callable[[Event], None] | None:
+        """The synchronous handler (``Frames.on_message``); what already waits for ``receive`` goes to it first."""
+        return self._on_message
+
+    @on_message.setter
+    def on_message(self, handler: Callable[[Event], None] | None) -> None:
+        self._on_message = handler
+        if handler is not None and self._inbox and not self._blocked & BEHIND:
+            self._blocked |= BEHIND
+            self._loop.call_soon(self._catch_up)
+
+    def _catch_up(self) -> None:
+        try:
+            while self._inbox and self._on_message is not None and not self._blocked & HELD and self.initiator != "server":
+                self._handle(self._take_from_inbox())
+        except Exception as error:  # noqa: BLE001  # as in _parse
+            self._handler_failed(error)
+            return
+        if self._blocked & HELD and self._inbox:
+            self._loop.call_at(self._hold_timer.when() if self._hold_timer else 0, self._catch_up)
+        else:
+            self._unblock(BEHIND)
+
+    def _wake(self) -> None:
+        """Let ``receive`` look again."""
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    # The end
+
+    def finish(self, close: Close, by: str) -> None:
+        """Record how the connection ends (``Channel.finish``)."""
+        first = self.ending is None
+        super().finish(close, by)
+        if first and by == "server":
+            self._inbox.clear()
+            self._inbox_bytes = 0
+            if self._hold_timer is not None:  # a hold must not outlive the connection
+                self._loop.call_soon(self._hold_over)
+
+    def _fail(self, close: Close, detail: str) -> None:
+        """The client has broken a rule: say so, and read nothing more of it (RFC 6455 §7.1.7)."""
+        logger.debug("connection %#x is failed: %s", id(self), detail)
+        if self._phase == OPEN:
+            self.finish(close, "server")
+            self._write_close(close.code, close.reason)
+            self._tell_disconnected(close.code, close.reason)
+            self._half_close()
+
+    def _closed_by_client(self, payload: bytes) -> None:
+        code = int.from_bytes(payload[:2], "big") if payload else 1005
+        reason = payload[2:].decode()
+        self.finish(Close.received(code, reason), "client")
+        if self._phase == OPEN:  # the answer says the same (RFC 6455 §5.5.1)
+            self._write_close(code, reason)
+        self._tell_disconnected(code, reason)
+        self._half_close()
+
+    def _handler_failed(self, error: Exception) -> None:
+        close = getattr(error, "close", None)
+        if not isinstance(close, Close):
+            logger.error("the handler of a message failed", exc_info=error)
+            close = INTERNAL_ERROR
+        self.finish(close, "server")
+        if self._phase == OPEN:
+            self._start_close(close.code, close.reason)
+
+    def _is_behind(self) -> bool:
+        return bool(self._blocked)
+
+    def _start_close(self, code: int, reason: str) -> None:
+        super()._start_close(code, reason)
+        self._finder = ControlFinder() if self._parser is None else self._parser.finder()
+        backlog = self._backlog
+        self._stop_parsing()
+        if backlog:
+            self._look_for_close_reply(backlog)
+        self._read_on()
+
+    def _half_close(self) -> None:
+        self._stop_parsing()
+        self._finder = None
+        self._read_on()  # what still comes is thrown away, so that the end is a FIN and not a RST
+        super()._half_close()
+
+    def _stop_parsing(self) -> None:
+        self._blocked |= CLOSED
+        self._backlog, self._parser = b"", None
+
+    def _tell_disconnected(self, code: int, reason: str) -> None:
+        super()._tell_disconnected(code, reason)
+        self._wake()
+
+    def eof_received(self) -> bool:
+        """The client's FIN. True: keep the socket until what waits is parsed."""
+        if self._backlog and self._phase == OPEN and self.transport.can_write_eof():
+            self._eof = True
+            return True
+        self._lost_client()
+        return False
+
+    def _end_of_input(self) -> None:
+        self._lost_client()
+        self.transport.close()
+
+    def _lost_client(self) -> None:
+        """No close frame came, and none will."""
+        if self._phase < CLOSING:
+            self.finish(ABNORMAL, "client")
+        self._tell_disconnected(1006, "")
+
+
+def _received(message: str | bytes) -> Event:
+    if isinstance(message, str):
+        return {"type": "websocket.receive", "text": message}
+    return {"type": "websocket.receive", "bytes": message}

@@ -1,0 +1,161 @@
+"""``Keepalive``: what happens on a connection because time passes: pings, idle and age limits, an unfinished message.
+
+Every connection has at most one ping under way. A pong that cannot arrive because *we* do not read the socket is waited for;
+the client is not blamed for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+
+from middleware.close import FORBIDDEN, IDLE, MAX_AGE, PING_TIMEOUT
+
+from ..frame import server_frame
+from .deadlines import NEVER
+from .outbound import OPEN, Outbound, jittered
+
+__all__ = ["Keepalive"]
+
+_PING = 0x89
+_PONG = 0x8A
+_IDLE_CHECKS = 4
+"""Idleness is looked at this often per ``idle_seconds``, so it is noticed that much late at most."""
+
+
+class Keepalive(Outbound):
+    """Pings with measured round trips, and the limits in time."""
+
+    __slots__ = (
+        "_control_due", "_idle_count", "_idle_since", "_ping_payload", "_ping_sent", "_pong_owed",
+        "_reading_paused", "last_rtt_seconds", "received_bytes", "received_messages",
+    )  # fmt: skip
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self.received_messages = self.received_bytes = 0
+        self.last_rtt_seconds: float | None = None
+        self._ping_payload: bytes | None = None
+        self._ping_sent = 0.0
+        self._pong_owed: bytes | None = None
+        self._control_due = 0.0
+        self._idle_count = 0
+        self._idle_since = 0.0
+        self._reading_paused = False
+
+    def _start_clocks(self) -> None:
+        """The connection is accepted."""
+        options, deadlines, now = self.options, self._deadlines, self._loop.time()
+        deadlines.handshake = NEVER
+        if options.ping_interval_seconds is not None:
+            deadlines.ping = now + jittered(options.ping_interval_seconds, 0.9)
+        if options.max_age_seconds is not None:
+            deadlines.age = now + jittered(options.max_age_seconds, 0.1)
+        if options.idle_seconds is not None:
+            self._idle_since = now
+            deadlines.idle = now + options.idle_seconds / _IDLE_CHECKS
+        self._arm()
+
+    def _on_timer(self, now: float) -> None:
+        deadlines = self._deadlines
+        if deadlines.handshake <= now:
+            deadlines.handshake = NEVER
+            self._handshake_expired()
+        if self._phase != OPEN:
+            return
+        if deadlines.pong <= now:
+            self._pong_missing(now)
+        if deadlines.message <= now:
+            deadlines.message = NEVER
+            self._message_missing(now)
+        if deadlines.age <= now:
+            self.close(MAX_AGE)
+        if deadlines.idle <= now:
+            self._check_idle(now)
+        if deadlines.ping <= now:
+            self._send_ping(now)
+
+    def _handshake_expired(self) -> None:
+        raise NotImplementedError
+
+    def _is_behind(self) -> bool:
+        """True while bytes of the client wait for us."""
+        raise NotImplementedError
+
+    def _message_missing(self, now: float) -> None:
+        """The rest of a message did not come in time."""
+        if self._is_behind():  # it may well be there
+            assert self.options.message_timeout_seconds is not None, "it has just run out"
+            self._deadlines.message = now + self.options.message_timeout_seconds
+        else:
+            self.close(FORBIDDEN)
+
+    def _check_idle(self, now: float) -> None:
+        idle_seconds = self.options.idle_seconds
+        assert idle_seconds is not None, "the deadline is set only when there is a limit"
+        count = self.received_messages + self.sent_messages
+        if count != self._idle_count:
+            self._idle_count, self._idle_since = count, now
+        if now - self._idle_since >= idle_seconds:
+            self.close(IDLE)
+        else:
+            self._deadlines.idle = min(now + idle_seconds / _IDLE_CHECKS, self._idle_since + idle_seconds)
+
+    # Pings of ours
+
+    def _send_ping(self, now: float) -> None:
+        options, deadlines = self.options, self._deadlines
+        if self._phase != OPEN or options.ping_interval_seconds is None:
+            deadlines.ping = NEVER
+            return
+        deadlines.ping = now + options.ping_interval_seconds
+        if self._write_paused:  # it would stand behind what is stuck; the write deadline watches meanwhile
+            return
+        self._ping_payload = random.randbytes(4)  # noqa: S311  # tells pongs apart
+        self._ping_sent = time.perf_counter()
+        self.transport.write(server_frame(_PING, self._ping_payload))
+        if options.ping_timeout_seconds is not None:
+            deadlines.ping, deadlines.pong = NEVER, now + options.ping_timeout_seconds
+
+    def _pong_received(self, payload: bytes) -> None:
+        if payload != self._ping_payload:  # unsolicited (RFC 6455 §5.5.3), or seen before
+            return
+        self._ping_payload = None
+        rtt = self.last_rtt_seconds = time.perf_counter() - self._ping_sent
+        deadlines, interval = self._deadlines, self.options.ping_interval_seconds
+        if deadlines.pong != NEVER and interval is not None:
+            deadlines.pong, deadlines.ping = NEVER, self._loop.time() + max(interval - rtt, interval / 2)
+            self._arm()
+        if self.options.on_rtt is not None:
+            self.options.on_rtt(rtt)
+
+    def _pong_missing(self, now: float) -> None:
+        if self._reading_paused:
+            assert self.options.ping_timeout_seconds is not None, "it has just run out"
+            self._deadlines.pong = now + self.options.ping_timeout_seconds
+        else:
+            self._deadlines.pong = NEVER
+            self.close(PING_TIMEOUT)
+
+    # Pings of theirs
+
+    def _is_control_flood(self) -> bool:
+        """Count a control frame against its rate (GCRA: the time at which the bucket is full again)."""
+        per_frame, now = 1 / self.options.control_frames_per_second, time.monotonic()
+        self._control_due = max(self._control_due, now) + per_frame
+        return self._control_due - now > per_frame * self.options.control_frames_burst
+
+    def _answer_ping(self, payload: bytes) -> None:
+        """Pong now, or once for the newest ping when the client has read what there is (RFC 6455 §5.5.3)."""
+        if self._write_paused:
+            self._pong_owed = payload
+        else:
+            self.transport.write(server_frame(_PONG, payload))
+
+    def resume_writing(self) -> None:
+        """The transport's buffer is below its low-water mark."""
+        payload, self._pong_owed = self._pong_owed, None
+        if payload is not None and self._phase == OPEN:
+            self.transport.write(server_frame(_PONG, payload))
+        super().resume_writing()
