@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -106,4 +107,6 @@ def healthy(ops_url: str, path: str = "/healthz", *, timeout_seconds: float = 3.
 
 def reason_of(error: BaseException) -> str:
     """What went wrong, in the words of the system."""
-    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip().lower()
+    number = getattr(error, "errno", None)
+    text = os.strerror(number) if isinstance(number, int) and number > 0 else str(error)
+    return (text or type(error).__name__).strip().lower()

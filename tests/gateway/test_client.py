@@ -212,6 +212,7 @@ async def test_nobody_there_is_retried() -> None:
         free.bind(("127.0.0.1", 0))
         url = f"ws://127.0.0.1:{free.getsockname()[1]}"
     waits: list[float] = []
+    said: list[str] = []
 
     async def thrice(seconds: float) -> None:
         waits.append(seconds)
@@ -219,8 +220,9 @@ async def test_nobody_there_is_retried() -> None:
             raise asyncio.CancelledError
 
     with pytest.raises(asyncio.CancelledError):
-        async for _ in listen(url, sleep=thrice, backoff=Backoff(rng=lambda: 1.0)):
+        async for _ in listen(url, sleep=thrice, say=said.append, backoff=Backoff(rng=lambda: 1.0)):
             pass
+    assert said[0] == "no connection: connection refused; again in 0.5 s"
     assert waits == [0.5, 1.0, 2.0]
 
 
