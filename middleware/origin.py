@@ -25,8 +25,8 @@ MAX_ORIGIN_BYTES = 512
 """Longer than any scheme, DNS name (253 characters) and port together."""
 DEFAULT_PORTS = {"http": 80, "https": 443}
 _HOST = r"(?P<host>[a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::(?P<port>[1-9][0-9]{0,4}))?"
-_ORIGIN = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://" + _HOST, re.ASCII)
-_HOST_HEADER = re.compile(_HOST, re.ASCII)
+_ORIGIN = re.compile(r"\A(?P<scheme>[a-z][a-z0-9+.-]{0,31})://" + _HOST, re.ASCII)
+_HOST_HEADER = re.compile(r"\A" + _HOST, re.ASCII)
 
 
 class Origin(NamedTuple):
