@@ -119,7 +119,7 @@ class Settings(BaseSettings):
     """Address of the ops listener: health, metrics, API."""
     ops_port: Port = 9000
     """Port of the ops listener; 0 takes a free one."""
-    broker: Annotated[str, Takes("URL")] = Field("memory://", repr=False)
+    broker: Annotated[str, Takes("URL")] = Field(default="memory://", repr=False)
     """Carries messages between nodes: ``memory://`` (one node), ``redis[s]://``, ``redis+cluster://``, ``nats://``, ``tls://``."""
     api_key: SecretStr | None = None
     """Key of the HTTP API, sent as ``Authorization: Bearer``; without one the API answers 403."""
