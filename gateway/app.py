@@ -32,7 +32,6 @@ from middleware.asgi import ASGIApp, Receive, Scope, Send, deny
 from middleware.close import FORBIDDEN
 from middleware.dictionaries import Dictionary, DictionaryApp, load_dictionaries
 
-from . import __version__
 from .api import api_routes
 from .broker import Broker, open_broker
 from .health import Health, WebSocketSelfCheck, health_routes
@@ -40,6 +39,7 @@ from .outlet import OutletOptions
 from .server import Handler, WebSocketServer
 from .settings import Settings
 from .telemetry import GatewayCollector, metrics_route, new_registry, tracer_provider
+from .version import __version__
 
 __all__ = ["ROOM_ROUTE", "Gateway", "create_app"]
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import click
 
-from . import __version__
 from .cli_options import EXIT_WRONG, load, plainly, setting_options
+from .version import __version__
 
 __all__ = ["main"]
 

@@ -95,7 +95,8 @@ class Connection:
     """
 
     __slots__ = (
-        "__weakref__", "_interrupted", "_reader", "_reading", "_receive", "before_send", "connected_at", "ending", "frames", "id", "initiator",
+        "__weakref__", "_interrupted", "_reader", "_reading", "_receive", "before_send", "connected_at", "ending", "frames",
+        "id", "initiator",
         "messages_dropped", "metadata", "on_ended", "outlet", "received_bytes", "received_messages", "rooms", "scope", "state",
         "user",
     )  # fmt: skip

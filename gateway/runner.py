@@ -196,9 +196,8 @@ class GatewayServer(uvicorn.Server):
                 signal.signal(sig, handler)
 
     def _ops_protocol(self) -> asyncio.Protocol:
-        protocol: asyncio.Protocol = self._ops_config.http_protocol_class(
-            config=self._ops_config, server_state=self.server_state, app_state={}
-        )
+        make: Any = self._ops_config.http_protocol_class
+        protocol: asyncio.Protocol = make(config=self._ops_config, server_state=self.server_state, app_state={})
         return protocol
 
     def _say_hello(self, sockets: list[socket.socket]) -> None:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -131,12 +132,13 @@ class WebSocketServer:
     async def drain(
         self, *, period_seconds: float = 0.0, close: Close = RESTARTING, on_progress: Callable[[int], None] | None = None
     ) -> int:
-        """Refuse new handshakes and close all connections with ``close``, evenly over ``period_seconds``; returns how many.
+        """Refuse new handshakes and close all connections with ``close``; returns how many.
 
-        A client that is told to reconnect does so at its own pace, so no jitter is needed beyond the spread itself.
+        They are closed in random order, evenly and with jitter over ``period_seconds``: those who come back come spread out.
         """
         self.draining = True
         waiting = list(self.registry.connections.values())
+        random.shuffle(waiting)
         total, loop = len(waiting), asyncio.get_running_loop()
         started = loop.time()
         while waiting:
@@ -147,7 +149,7 @@ class WebSocketServer:
             if on_progress is not None:
                 on_progress(len(waiting))
             if waiting:
-                await asyncio.sleep(max(0.01, period_seconds / total))
+                await asyncio.sleep(max(0.01, period_seconds / total * random.uniform(0.5, 1.5)))  # noqa: S311 - no secret
         return total
 
     # -- as an ASGI app
