@@ -55,7 +55,7 @@ $(BIN)/uv:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.7'
 	@touch $@
 
-$(VENV)/.installed: pyproject.toml gateway/__init__.py | $(BIN)/uv
+$(VENV)/.installed: pyproject.toml gateway/version.py | $(BIN)/uv
 	$(INSTALL) --editable .
 	@touch $@
 
