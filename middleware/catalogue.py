@@ -96,11 +96,13 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric("compression_wire_bytes_total", "counter", ("direction",), "bytes", "Their bytes on the wire."),
     Metric("compression_seconds_total", "counter", ("direction",), "seconds", "Time spent packing and unpacking."),
     Metric("compression_cache_hits_total", "counter", (), "", "Messages sent again without being packed again."),
+    Metric("access_log_suppressed_total", "counter", (), "", "Refused handshakes without a log line of their own."),
     Metric("routes_overflow_total", "counter", (), "", "Connections put under route other: there were too many routes."),
     Metric("observations_unknown_total", "counter", (), "", "Figures reported under a name without a metric."),
 )  # fmt: skip
 
 OBSERVATIONS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "access_log_suppressed": ("access_log_suppressed_total", ()),
     "origin_refused": ("origin_refused_total", ()),
     "auth_refused_missing": ("auth_refused_total", ("missing",)),
     "auth_refused_invalid": ("auth_refused_total", ("invalid",)),

@@ -27,7 +27,7 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.samples import Exemplar
 
 from ._series import Bucket, Histogram, Number
-from .asgi import ASGIApp, Channel, Event, payload_bytes
+from .asgi import SELF_CHECK, ASGIApp, Channel, Event, payload_bytes
 from .catalogue import CATALOGUE, OBSERVATIONS, Metric, catalogue_markdown
 from .close import GOING_AWAY, INTERNAL_ERROR, NAMED, Close
 from .layer import Guard, Layer, Link
@@ -80,7 +80,12 @@ class MetricsMiddleware(Layer):
             self.store.route(route)
 
     async def open(self, link: Link) -> Guard | None:
-        """Listen to what the layers further in report; ``None`` when a layer further out counts this connection already."""
+        """Listen to what the layers further in report; ``None`` when a layer further out counts this connection already.
+
+        The process's own check of itself is nobody's connection.
+        """
+        if link.get(SELF_CHECK) is True:
+            return None
         link.subscribe(self.store.observe)
         if link.get(_METRICS) is self.store:
             return None
@@ -121,8 +126,11 @@ class MetricsGuard(Guard):
 
     def inbound(self, event: Event) -> Event:
         """Note the size and the time."""
-        sizes = self._store.binary_in if event.get("text") is None else self._store.text_in
-        size = payload_bytes(event)
+        text = event.get("text")
+        if text is None:
+            sizes, size = self._store.binary_in, len(event.get("bytes") or b"")
+        else:
+            sizes, size = self._store.text_in, len(text) if text.isascii() else payload_bytes(event)
         sizes.observe(size)
         if self._link.exemplar:
             self._exemplify(sizes, size)

@@ -25,7 +25,7 @@ from opentelemetry.context import Context, attach, create_key, get_current, get_
 from opentelemetry.trace import Span, SpanContext, SpanKind, Tracer, TracerProvider, get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from .asgi import CONNECTION_ID, TRACE_ID, ASGIApp, Event, Scope, payload_bytes
+from .asgi import CONNECTION_ID, SELF_CHECK, TRACE_ID, ASGIApp, Event, Scope, payload_bytes
 from .close import INTERNAL_ERROR, Close
 from .layer import Guard, Layer, Link
 
@@ -113,9 +113,9 @@ class TracingMiddleware(Layer):
         self._tracer: Tracer | None = None
 
     async def open(self, link: Link) -> Guard | None:
-        """Start the handshake's span; ``None`` when nobody has configured a provider."""
+        """Start the handshake's span; ``None`` when nobody has configured a provider, or for the process's check of itself."""
         tracer = self._current_tracer()
-        if tracer is None:
+        if tracer is None or link.get(SELF_CHECK) is True:
             return None
         span = self._handshake_span(tracer, link.scope)
         context = span.get_span_context()
