@@ -82,14 +82,15 @@ async def listen(
         except _Later as later:
             why, at_least = str(later), later.seconds
         else:
-            async with connection:
-                say(f"connected to {url}")
-                started = clock()
-                try:
-                    while True:
-                        yield await connection.recv()
-                except ConnectionClosed as closed:
-                    why = _ending(closed)
+            say(f"connected to {url}")
+            started = clock()
+            try:
+                while True:
+                    yield await connection.recv()
+            except ConnectionClosed as closed:
+                why = _ending(closed)
+            finally:
+                await connection.close()  # `async with` would call it an error when the caller has had enough
             if clock() - started >= STEADY_SECONDS:
                 backoff.reset()
         wait = backoff.next_seconds(at_least)

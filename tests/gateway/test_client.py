@@ -127,6 +127,21 @@ async def test_messages_come_as_they_were_sent() -> None:
     assert waits == []
 
 
+async def test_who_has_heard_enough_leaves_normally() -> None:
+    """Closing the stream closes the connection with 1000."""
+    codes: list[int | None] = []
+
+    async def handler(connection: ServerConnection) -> None:
+        await connection.send("enough")
+        await connection.wait_closed()
+        codes.append(connection.close_code)
+
+    async with Script(handler).running() as script:
+        async with contextlib.aclosing(listen(script.url)) as stream:
+            assert await anext(stream) == "enough"
+    assert codes == [1000]
+
+
 async def test_the_room_and_the_token_reach_the_server() -> None:
     """The room is percent-encoded in the path; the token travels in a header, not in the address."""
     script = Script(says())
