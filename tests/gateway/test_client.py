@@ -136,9 +136,8 @@ async def test_who_has_heard_enough_leaves_normally() -> None:
         await connection.wait_closed()
         codes.append(connection.close_code)
 
-    async with Script(handler).running() as script:
-        async with contextlib.aclosing(listen(script.url)) as stream:
-            assert await anext(stream) == "enough"
+    async with Script(handler).running() as script, contextlib.aclosing(listen(script.url)) as stream:
+        assert await anext(stream) == "enough"
     assert codes == [1000]
 
 
