@@ -15,9 +15,10 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Protocol
 from urllib.parse import quote
 
+from starlette.datastructures import URLPath
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Mount, Route, Router
+from starlette.routing import BaseRoute, Match, NoMatchFound, Route, Router
 from starlette.websockets import WebSocketClose
 
 from middleware.asgi import Event, Receive, Scope, Send
@@ -38,7 +39,7 @@ OnRequest = Callable[[str, int, float], None]
 """Told of every answer: the operation (an ``operationId`` of the description, or ``other``), the status, seconds."""
 
 OPERATION = "tidegate.operation"
-OPENAPI_PATH = "/openapi.json"
+OPENAPI_PATH = "/api/openapi.json"
 
 
 class Handler(Protocol):
@@ -80,29 +81,40 @@ def api_routes(
     inspecting = Inspecting(server, version, broker_timeout_seconds)
     paths: dict[str, dict[str, Handler]] = {
         OPENAPI_PATH: {"GET": inspecting.openapi},
-        "/node": {"GET": inspecting.node},
-        "/broadcast": {"POST": publishing.broadcast},
-        "/rooms": {"GET": inspecting.rooms},
-        "/rooms/{room}": {"GET": inspecting.room},
-        "/rooms/{room}/messages": {"POST": publishing.publish_to_room},
-        "/users/{user}/messages": {"POST": publishing.publish_to_user},
-        "/users/{user}/connections": {"DELETE": inspecting.close_user},
-        "/connections/{id}": {"GET": inspecting.connection, "DELETE": inspecting.close_connection},
+        "/api/node": {"GET": inspecting.node},
+        "/api/broadcast": {"POST": publishing.broadcast},
+        "/api/rooms": {"GET": inspecting.rooms},
+        "/api/rooms/{room}": {"GET": inspecting.room},
+        "/api/rooms/{room}/messages": {"POST": publishing.publish_to_room},
+        "/api/users/{user}/messages": {"POST": publishing.publish_to_user},
+        "/api/users/{user}/connections": {"DELETE": inspecting.close_user},
+        "/api/connections/{id}": {"GET": inspecting.connection, "DELETE": inspecting.close_connection},
     }
-    api = _Api(paths, ApiKey(api_key), on_request)
-    return [Mount("/api", api), Route("/api", api)]
+    return [_Api(paths, ApiKey(api_key), on_request)]
 
 
-class _Api:
-    """The app under ``/api``: asks for the key, finds the operation, and reports what became of it."""
+class _Api(BaseRoute):
+    """``/api`` and everything below: asks for the key, finds the operation, and reports what became of it.
+
+    A ``Mount`` would let addresses with an encoded line break pass to whoever comes next.
+    """
 
     def __init__(self, paths: Mapping[str, Mapping[str, Handler]], key: ApiKey, on_request: OnRequest | None) -> None:
         self._key = key
         self._on_request = on_request
-        self.routes: list[BaseRoute] = [Route(path, _Operations(handlers)) for path, handlers in paths.items()]
-        self._router = Router(self.routes, redirect_slashes=False, default=_no_such_address)
+        self.operations = {path: _Operations(handlers) for path, handlers in paths.items()}
+        routes = [Route(path, operations) for path, operations in self.operations.items()]
+        self._router = Router(routes, redirect_slashes=False, default=_no_such_address)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        is_ours = scope["type"] in ("http", "websocket") and (path == "/api" or path.startswith("/api/"))
+        return (Match.FULL if is_ours else Match.NONE), {}
+
+    def url_path_for(self, name: str, /, **path_params: Any) -> URLPath:
+        raise NoMatchFound(name, path_params)
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await WebSocketClose()(scope, receive, send)
             return

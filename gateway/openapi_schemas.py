@@ -44,7 +44,7 @@ PARAMETERS: Json = {
     ),
     "Idempotency-Key": _header_parameter(
         "Idempotency-Key",
-        "The request's name. Made again with it within ten minutes, to the same node, it is answered as before and nothing is sent.",
+        "The request's name. Made again with it within ten minutes, to the same node, the answer is as before and nothing is sent.",
         minLength=1,
         maxLength=LONGEST_KEY,
         pattern="^[!-~]+$",
