@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 __all__ = ["OTHER", "FanoutObserver", "Ledger", "NamespaceTotals"]
 
 OTHER = "other"
+SELF = "~self/"
 
 FanoutObserver = Callable[[int, int, float], None]
 """Told after every fan-out: messages, recipients, seconds it took."""
@@ -45,6 +46,8 @@ class Ledger:
         self.on_fanout: FanoutObserver | None = None
 
     def of_room(self, room: str) -> NamespaceTotals:
-        """The totals that ``room`` counts under; looked up once per room."""
+        """The totals that ``room`` counts under; looked up once per room. The node's talk to itself is not counted."""
+        if room.startswith(SELF):
+            return NamespaceTotals()
         namespace, colon, _ = room.partition(":")
         return self.totals.get(namespace if colon else OTHER, self.totals[OTHER])

@@ -18,7 +18,7 @@ from middleware.asgi import Encoder, Event
 from .errors import InvalidRoomName
 from .frame import server_frame
 
-__all__ = ["MAX_ROOM_BYTES", "Batch", "Message", "check_room", "node_room", "user_room"]
+__all__ = ["MAX_ROOM_BYTES", "Batch", "Message", "check_room", "node_room", "self_room", "user_room"]
 
 TEXT_FRAME, BINARY_FRAME = 0x81, 0x82
 """First byte of an unfragmented text and binary frame: FIN and opcode (RFC 6455 §5.2)."""
@@ -141,3 +141,8 @@ def user_room(user: str) -> str:
 def node_room(node: str) -> str:
     """The room through which one node is addressed."""
     return f"~node/{node}"
+
+
+def self_room(node: str) -> str:
+    """The room in which a node talks to itself to see whether sockets work."""
+    return f"~self/{node}"

@@ -29,7 +29,7 @@ import structlog
 import uvicorn
 
 from .app import Gateway, create_app
-from .errors import StartupError
+from .errors import BrokerUnavailable, StartupError
 from .settings import Settings, SettingsError, check_exposure
 from .wire import WireOptions, http_protocol, wire_protocol
 
@@ -127,21 +127,28 @@ class GatewayServer(uvicorn.Server):
         super().__init__(_config(gateway.settings, gateway, ws=wire_protocol(options), http=http_protocol(options)))
         self._gateway = gateway
         self._ops_socket = ops
-        self._ops_config = _config(gateway.settings, gateway.ops, ws="none", http=http_protocol(options), lifespan="off")
+        self._ops_config = _config(gateway.settings, gateway.ops, ws="none", http=http_protocol(options))
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Open the ops listener first: who watches sees a gateway that is starting."""
         self._ops_config.load()
         ops = await asyncio.get_running_loop().create_server(self._ops_protocol, sock=self._ops_socket, backlog=128)
+        try:
+            await self._gateway.start()
+        except BrokerUnavailable as error:
+            log.error("cannot start", reason=f"the broker cannot be used: {error}")
+            ops.close()
+            self.should_exit = True
+            return
         await super().startup(sockets)
         self.servers.append(ops)
-        if self.started:
-            self._say_hello(sockets or [])
+        self._say_hello(sockets or [])
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Drain, then let uvicorn end what is left."""
+        """Drain, let uvicorn end what is left, then stop the gateway."""
         await self._drain()
         await super().shutdown(sockets)
+        await self._gateway.stop()
         log.info("stopped")
 
     async def _drain(self) -> None:
@@ -220,9 +227,9 @@ def _config(settings: Settings, app: Any, **options: Any) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         **{
-            "lifespan": "on",
+            "lifespan": "off",  # the runner starts and stops the gateway itself
             "log_config": None,
-            "log_level": settings.log_level,
+            "log_level": "debug" if settings.log_level == "debug" else "warning",  # what is worth telling, the runner tells
             "access_log": False,
             "ws_per_message_deflate": False,  # the wire has its own, without state
             "proxy_headers": bool(settings.trusted_proxies),

@@ -40,23 +40,18 @@ from .connection import Connection
 from .errors import ConnectionClosed, InvalidMessage, JoinRefused
 from .extension import frames_of
 from .hub import Hub, Published
-from .message import check_room, user_room
+from .message import check_room, self_room, user_room
 from .outlet import OutletOptions
 from .registry import EVERYONE, ConnectionRegistry
 from .relay import RoomRelay
 from .validation import Allow, Validation
 
-__all__ = ["RAW_SUBPROTOCOL", "Handler", "WebSocketServer", "self_room"]
+__all__ = ["RAW_SUBPROTOCOL", "Handler", "WebSocketServer"]
 
 RAW_SUBPROTOCOL = "tidegate.raw"
 """What a client that wants to name a subprotocol may ask for: a frame is a payload."""
 
 Handler = Callable[[Connection], Awaitable[None]]
-
-
-def self_room(node: str) -> str:
-    """The room in which a node talks to itself to see whether sockets work; only its self check gets in."""
-    return f"~self/{node}"
 
 
 class _Session:

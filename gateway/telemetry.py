@@ -6,6 +6,7 @@ Labels are namespaces that were declared, and reasons from the closed set of end
 
 from __future__ import annotations
 
+import asyncio
 import platform
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -98,6 +99,7 @@ class GatewayCollector(Collector):
         yield GaugeMetricFamily("tidegate_users", "Users with at least one connection on this node.", registry.users)
         yield GaugeMetricFamily("tidegate_memberships", "Memberships of connections in rooms.", registry.memberships)
         yield GaugeMetricFamily("tidegate_subscriptions", "Rooms this node listens to.", len(self._hub.subscriptions))
+        yield GaugeMetricFamily("tidegate_event_loop_tasks", "Tasks of the event loop.", _tasks())
         yield GaugeMetricFamily("tidegate_drain_connections_left", "Connections that a drain has still to close.", self.drain_left)
         yield CounterMetricFamily(
             "tidegate_broker_refused", "Messages that the broker did not take.", totals.refused_by_broker
@@ -123,6 +125,13 @@ class GatewayCollector(Collector):
             for reason, count in total.dropped.items():
                 dropped.add_metric((name, reason), count)
         yield dropped
+
+
+def _tasks() -> int:
+    try:
+        return len(asyncio.all_tasks())
+    except RuntimeError:  # scraped from outside the loop
+        return 0
 
 
 def new_registry() -> CollectorRegistry:

@@ -35,13 +35,15 @@ class DeflateEncoder:
         self._minimum_bytes = minimum_bytes
 
     def encode(self, payload: bytes, *, text: bool) -> tuple[int, bytes]:
-        """``(first byte, body)``; small payloads and those that do not shrink stay as they are."""
+        """``(first byte, body)``; small payloads and those that do not shrink stay as they are (with a minimum of 0: none)."""
         first_byte = TEXT if text else BINARY
-        if len(payload) < self._minimum_bytes or not payload:
+        if len(payload) < self._minimum_bytes:
             return first_byte, payload
+        if not payload:
+            return first_byte | RSV1, b"\x00"  # RFC 7692 §7.2.3.6
         body = self._compressor.compress(payload) + self._compressor.flush(zlib.Z_FULL_FLUSH)
         assert body.endswith(_TAIL), "a flush ends with an empty stored block (RFC 7692 §7.2.1)"
-        if len(body) - 4 >= len(payload):
+        if self._minimum_bytes and len(body) - 4 >= len(payload):
             return first_byte, payload
         return first_byte | RSV1, body[:-4]
 

@@ -110,15 +110,14 @@ class Inbound(Keepalive):
                 break
             at = stop
             payload = apply_mask(data[start:stop], data[start - 4 : start])
+            message: str | bytes = payload
             if first_byte == TEXT:
                 try:
-                    self._deliver(payload.decode(), size)
+                    message = payload.decode()
                 except UnicodeDecodeError as error:
-                    if error.object is not payload:
-                        raise
                     self._fail(BAD_PAYLOAD, str(error))
-            else:
-                self._deliver(payload, size)
+                    break
+            self._deliver(message, size)
             if self._blocked:
                 break
             self._frames += 1

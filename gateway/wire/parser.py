@@ -138,7 +138,11 @@ class FrameParser:
             self._take(event)
 
     def _fail_as_judged(self, error: Exception) -> None:
-        sent = self._connection.close_sent
+        sent, received = self._connection.close_sent, self._connection.close_rcvd
+        if received is not None and self.in_message:  # giving up a message by closing is no error
+            payload = b"" if received.code == 1005 else received.serialize()
+            self._take(Frame(Opcode.CLOSE, payload))
+            return
         code = 1009 if isinstance(error, PayloadTooBig) else int(sent.code) if sent is not None else 1011
         close = _ENDINGS.get(code, INTERNAL_ERROR)
         self._fail(close, str(error))
