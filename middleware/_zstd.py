@@ -2,7 +2,8 @@
 
 1. A payload that would come out larger than the limit is refused before that much memory is taken, whatever the frame
    says about itself; only frames that stay within the limit are ever unpacked whole.
-2. zstandard's objects keep their tables between calls and are not safe to share between threads, so there is one of each
+2. The work for one frame is bounded by its size and the limit, not by how its sender cut it up.
+3. zstandard's objects keep their tables between calls and are not safe to share between threads, so there is one of each
    per thread and dictionary, and none per connection.
 
 Private: ``compression.py`` and ``dictionaries.py`` are the public doors.
@@ -30,7 +31,14 @@ MINIMUM_DICTIONARY_BYTES = 256
 _DICTIONARY_MAGIC = b"\x37\xa4\x30\xec"  # RFC 8878 §5
 _WINDOW_BYTES = 8 * 1024 * 1024
 """The window that RFC 8878 §3.1.1.1.2 wants every decoder to support, and no more; only the part that is used becomes memory."""
+_MAX_BLOCK_BYTES = 128 * 1024  # RFC 8878 §3.1.1.2.4
+_MAX_BLOCKS = 1024
+"""Blocks beyond those that a frame of the largest size needs. Each may bring its own tables, which take far longer to build
+than the few bytes to describe them take to send."""
+_FEW_BLOCKS_BYTES = 3 * _MAX_BLOCKS
+"""A frame of this size has no room for more."""
 _COUNTING_BYTES = 64 * 1024
+_RLE_BLOCK = 1
 _EMPTY_BODIES = (b"\x01\x00\x00", b"\x01\x00\x00\x99\xe9\xd8\x51")
 """One last raw block of no bytes, without and with a content checksum: the only bodies of a frame of nothing."""
 
@@ -105,6 +113,8 @@ class Zstd(threading.local):
         """The content of exactly one zstd frame (RFC 8878 §3.1.1) of at most ``limit_bytes``; raises ``Undecodable``."""
         try:
             size = zstandard.frame_content_size(frame)
+            if len(frame) > _FEW_BLOCKS_BYTES:
+                _check_blocks(frame, _MAX_BLOCKS + limit_bytes // _MAX_BLOCK_BYTES)
             if size < 0:
                 size = self._count(frame, limit_bytes)
             if size > limit_bytes:
@@ -124,6 +134,17 @@ class Zstd(threading.local):
             while size <= limit_bytes and (piece := reader.read(_COUNTING_BYTES)):
                 size += len(piece)
         return size
+
+
+def _check_blocks(frame: bytes, most: int) -> None:
+    """Refuse a frame that is cut into more than ``most`` blocks (RFC 8878 §3.1.1.2); one that is not whole is judged later."""
+    position = zstandard.frame_header_size(frame)
+    for _ in range(most):
+        header = int.from_bytes(frame[position : position + 3], "little")
+        position += 4 if header >> 1 & 3 == _RLE_BLOCK else 3 + (header >> 3)
+        if header & 1 or position >= len(frame):
+            return
+    raise Undecodable(MESSAGE_TOO_BIG, f"it is cut into more than {most} blocks")
 
 
 def _window(frame: bytes) -> int:

@@ -34,22 +34,26 @@ def frame(size: int | None, window_log: int, *blocks: tuple[int, bytes], checksu
 
 
 BLOCK = (128 * 1024, b"a")
-GIBIBYTE = [BLOCK] * 8192
+HUGE = [BLOCK] * 1000  # 125 MiB
 TOO_BIG = (1009, "message-too-big")
 BAD = (1007, "bad-payload")
 
 BOMBS: dict[str, tuple[bytes, tuple[int, str]]] = {
-    "rle of unknown size": (frame(None, 17, *GIBIBYTE), TOO_BIG),
-    "rle of declared size": (frame(1 << 30, 17, *GIBIBYTE), TOO_BIG),
-    "rle that declares little": (frame(10, 17, *GIBIBYTE), BAD),
-    "rle that declares nothing": (frame(0, 17, *GIBIBYTE), BAD),
+    "a gibibyte of rle": (frame(None, 17, *[BLOCK] * 8192), TOO_BIG),
+    "rle of unknown size": (frame(None, 17, *HUGE), TOO_BIG),
+    "rle of declared size": (frame(len(HUGE) << 17, 17, *HUGE), TOO_BIG),
+    "rle that declares little": (frame(10, 17, *HUGE), BAD),
+    "rle that declares nothing": (frame(0, 17, *HUGE), BAD),
     "huge declared size": (frame(1 << 62, 17, (10, b"a")), TOO_BIG),
     "impossible declared size": (frame((1 << 64) - 2, 17, (10, b"a")), BAD),
-    "rle that declares the limit": (frame(SMALL_LIMIT, 17, *GIBIBYTE), BAD),
+    "rle that declares the limit": (frame(SMALL_LIMIT, 17, *HUGE), BAD),
     "huge window": (frame(None, 31, (10, b"a")), TOO_BIG),
     "largest window": (frame(None, 41, (10, b"a")), BAD),
     "window above the bound": (frame(None, 24, (10, b"a")), TOO_BIG),
-    "window at the bound": (frame(None, 23, *GIBIBYTE), TOO_BIG),
+    "window at the bound": (frame(None, 23, *HUGE), TOO_BIG),
+    "many empty blocks": (frame(None, 17, *[(0, b"a")] * 300_000), TOO_BIG),
+    "many small blocks": (frame(None, 17, *[(1, b"a")] * 2000), TOO_BIG),
+    "many small blocks, declared": (frame(2000, 17, *[(1, b"a")] * 2000), TOO_BIG),
     "many frames": (zstandard.compress(bytes(60_000)) * 4096, BAD),
     "many empty frames": (zstandard.compress(b"") * 4096, BAD),
     "skippable frames": (b"\x50\x2a\x4d\x18\x04\x00\x00\x00tide" * 4096, BAD),
