@@ -114,16 +114,28 @@ class RedisHandshakeLimiter:
             from limits import RateLimitItemPerSecond
             from limits.aio.storage import RedisStorage
             from limits.aio.strategies import SlidingWindowCounterRateLimiter
+            from limits.errors import ConfigurationError
+            from redis.asyncio.retry import Retry
+            from redis.backoff import NoBackoff
         except ImportError as error:
             raise ValueError("a shared limiter needs the 'redis' extra: pip install 'tidegate[redis]'") from error
         self._alone = MemoryHandshakeLimiter(per_second, burst, max_clients=max_clients, clock=clock)
         bucket = self._alone.bucket
         window_seconds = max(1, math.ceil(bucket.burst / bucket.per_second))
         self._item = RateLimitItemPerSecond(max(1, int(bucket.per_second * window_seconds)), window_seconds, prefix)
-        self._storage = RedisStorage(url, implementation="redispy", key_prefix=prefix)
+        options: dict[str, Any] = {  # redis-py's own bounds are five seconds, tried four times
+            "socket_timeout": timeout_seconds,
+            "socket_connect_timeout": timeout_seconds,
+            "retry": Retry(NoBackoff(), 0),
+        }
+        try:
+            self._storage = RedisStorage(url, implementation="redispy", key_prefix=prefix, **options)
+        except ConfigurationError as error:
+            raise ValueError(f"the URL of the shared limiter must look like redis://host:6379: {error}") from error
         self._strategy = SlidingWindowCounterRateLimiter(self._storage)
         self._failures = _exceptions(self._storage.base_exceptions)
         self._slots = asyncio.Semaphore(max_connections)  # redis-py would open one connection per waiting handshake
+        self._asking: set[asyncio.Task[float | None]] = set()
         self._timeout_seconds = timeout_seconds
         self._retry_seconds = retry_seconds
         self._retry_at = -math.inf
@@ -133,8 +145,7 @@ class RedisHandshakeLimiter:
         """See ``HandshakeLimiter``; waits for Redis for ``timeout_seconds`` at most."""
         if self._clock() >= self._retry_at:
             try:
-                async with asyncio.timeout(self._timeout_seconds), self._slots:
-                    return await self._ask(key)
+                return await self._ask_in_time(key)
             except self._failures as error:
                 self._failed(error)
         observe(SHARED_UNAVAILABLE, 1.0)
@@ -146,10 +157,28 @@ class RedisHandshakeLimiter:
             self._retry_at = now + self._retry_seconds
             logger.warning("the shared handshake limit is not available (%s): limiting alone", type(error).__name__)
 
+    async def _ask_in_time(self, key: str) -> float | None:
+        """Ask in a task of its own: redis-py can lose a cancellation (in ``asyncio.wait_for``, CPython 3.11) and wait on."""
+        task = asyncio.create_task(self._ask(key))
+        self._asking.add(task)
+        task.add_done_callback(self._asked)
+        try:
+            if not (await asyncio.wait({task}, timeout=self._timeout_seconds))[0]:
+                raise TimeoutError
+            return task.result()
+        finally:
+            task.cancel()
+
+    def _asked(self, task: asyncio.Task[float | None]) -> None:
+        self._asking.discard(task)
+        if not task.cancelled():
+            task.exception()  # looked at, so that an answer too late is no noise
+
     async def _ask(self, key: str) -> float | None:
-        if await self._strategy.hit(self._item, key):
-            return None
-        reset_at, _ = await self._strategy.get_window_stats(self._item, key)
+        async with self._slots:
+            if await self._strategy.hit(self._item, key):
+                return None
+            reset_at, _ = await self._strategy.get_window_stats(self._item, key)
         return max(0.0, reset_at - time.time())  # the library counts back from the wall clock what Redis gave as a duration
 
     def statistics(self) -> HandshakeStatistics:
@@ -158,6 +187,10 @@ class RedisHandshakeLimiter:
 
     async def aclose(self) -> None:
         """Close the connections to Redis."""
+        for task in self._asking:
+            task.cancel()
+        if self._asking:
+            await asyncio.wait(self._asking, timeout=self._timeout_seconds)
         await cast(Any, self._storage.bridge).get_connection().aclose()  # the base class does not declare it
 
 
