@@ -23,7 +23,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from middleware import _codec, compression, connection_limit, handshake_limiter, rate_limit
-from middleware.asgi import SELF_CHECK, ASGIApp, Event, Receive, Scope, Send
+from middleware.asgi import FRAMES_EXTENSION, SELF_CHECK, ASGIApp, Event, Receive, Scope, Send
 from middleware.close import AT_CAPACITY, NAMED, SLOW_CONSUMER, Close
 from middleware.layer import Guard, Layer, Link, Refuse
 from middleware.metrics import CATALOGUE, OBSERVATIONS, Metric, MetricsMiddleware, catalogue_markdown
@@ -421,6 +421,18 @@ class TestHandling:
         await run(MetricsMiddleware(dropping(echo), registry=figures.registry), websocket_scope(), text("a"), text("b"))
         assert figures("handling_seconds_count", route="other") == 0
         assert figures("messages_total", direction="inbound", kind="text") == 2
+
+    async def test_a_server_that_waits_after_a_drop(self, figures: Figures) -> None:
+        """Nothing is timed for a message that was dropped, also where the server then says that it waits."""
+        scope, _, _ = framed(websocket_scope(), Server())
+        link = Link(scope, scope["extensions"][FRAMES_EXTENSION])
+        guard = await MetricsMiddleware(echo, registry=figures.registry).open(link)
+        assert guard is not None
+        guard.accepting({"type": "websocket.accept"})
+        guard.inbound(text("hello"))
+        guard.dropped()
+        guard.waiting()
+        assert figures("handling_seconds_count", route="other") == 0
 
 
 class TestRoutes:
