@@ -181,8 +181,8 @@ def _parse(document: bytes) -> dict[str | None, list[Key]]:
 
 
 def _key(entry: Any) -> Key | None:
-    """A secret (``oct``) in a public document is nobody's, and a key for encryption (``use: enc``) signs nothing."""
-    if not isinstance(entry, dict) or entry.get("kty") == "oct" or entry.get("use", "sig") != "sig":
+    """A key for encryption (``use: enc``) signs nothing, and a secret (``oct``) in a public document is no ``usable_key``."""
+    if not isinstance(entry, dict) or entry.get("use", "sig") != "sig":
         return None
     try:
         return usable_key(jwt.PyJWK(entry).key, entry.get("alg"))

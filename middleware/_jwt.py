@@ -118,13 +118,12 @@ class JwtChecker:
         require_exp: bool,
     ) -> None:
         self.keys = keys
-        required = [("exp", require_exp), ("aud", audience is not None), ("iss", issuer is not None)]
         self._claims: dict[str, Any] = {
             "audience": audience,
             "issuer": issuer,
             "leeway": leeway_seconds,
         }
-        self._options = {"require": [name for name, wanted in required if wanted]}
+        self._options = {"require": ["exp"] if require_exp else []}  # aud and iss are, once they are expected
 
     async def check(self, token: str) -> dict[str, Any]:
         """The claims of a token that is signed by a known key and valid now.

@@ -30,8 +30,6 @@ __all__ = ["AuthMiddleware", "User", "Verify"]
 MAX_LEEWAY_SECONDS = 60.0
 MAX_USER_ID_LENGTH = 256
 RETRY_SECONDS = 10.0
-LONGEST_TIMER_SECONDS = 10 * 365 * 86_400.0
-"""A timer beyond this is no timer; event loops fail on numbers that are too large."""
 
 logger = logging.getLogger("tidegate.middleware")
 
@@ -172,7 +170,7 @@ class AuthMiddleware(Layer):
             left += self._leeway_seconds
         if left <= 0:
             raise TokenError("expired")
-        link.close_after(min(left, LONGEST_TIMER_SECONDS), UNAUTHORIZED)
+        link.close_after(left, UNAUTHORIZED)
 
     def _report_requests(self, link: Link) -> None:
         """Tell what the key requests since the last handshake came to."""
@@ -226,8 +224,7 @@ class _JwtJudge:
         name = str(name) if type(name) is int else name
         if not isinstance(name, str) or not name or len(name) > MAX_USER_ID_LENGTH or not name.isprintable():
             raise TokenError("invalid", f"the claim {self._user_claim} names no user")
-        exp = claims.get("exp")
-        return User(name, _frozen(claims), self._rooms(claims), None if exp is None else float(exp))
+        return User(name, _frozen(claims), self._rooms(claims), _seconds(claims.get("exp")))
 
     def _rooms(self, claims: Mapping[str, Any]) -> tuple[str, ...] | None:
         """The patterns; a claim that cannot be understood must not mean "all"."""
@@ -244,6 +241,14 @@ def _fixed_key(secret: str | bytes | None, public_key: str | bytes | None) -> Fi
         return FixedKey.shared_secret(secret)
     assert public_key is not None, "exactly one way to judge was given"
     return FixedKey.public_key(public_key)
+
+
+def _seconds(exp: Any) -> float | None:
+    """``exp``, which the checker has found to be a number or to look like one."""
+    try:
+        return None if exp is None else float(exp)
+    except OverflowError as error:
+        raise TokenError("invalid", "exp is beyond all time") from error
 
 
 def _frozen(value: Any) -> Any:

@@ -283,7 +283,7 @@ async def test_a_stalled_issuer_costs_a_handshake_its_time_out_and_the_loop_noth
         b'{"keys": []}',
         b'{"keys": [1, null, {}]}',
         b"[" * 100_000,
-        b" " * 300_000,
+        b" " * 300_000 + json.dumps({"keys": [jwk(RSA_KEY, "one")]}).encode(),
         json.dumps({"keys": [{"kty": "oct", "kid": "one", "k": segment(SECRET.encode())}]}).encode(),
         json.dumps({"keys": [jwk(RSA_KEY, "one", use="enc")]}).encode(),
         json.dumps({"keys": [jwk(RSA_KEY, "one", alg="HS256")]}).encode(),
@@ -326,6 +326,26 @@ async def test_a_redirect_is_not_followed(issuer: Issuer) -> None:
     issuer.status, issuer.location = 302, issuer.url + "/elsewhere"
     assert (await connect(bearer(rs_token()), jwks_url=issuer.url))[0].status == 503
     assert issuer.hits == ["/keys"]
+
+
+def test_a_request_that_another_loop_has_left_unfinished_is_not_waited_for(issuer: Issuer) -> None:
+    """A loop that stands still would never finish it."""
+    layer = Watched().behind(jwks_url=issuer.url, timeout_seconds=1)
+    clock = Clock()
+    keys = with_clock(layer, clock)
+    issuer.stall.clear()
+    keys._timeout_seconds = 0.05
+    left = asyncio.new_event_loop()
+    assert left.run_until_complete(run(layer, bearer(rs_token()))).status == 503
+    unfinished = keys._request
+    issuer.stall.set()
+    keys._timeout_seconds = 5
+    clock.advance(10)
+    assert asyncio.run(run(layer, bearer(rs_token()))).accepted
+    assert unfinished is not None
+    left.run_until_complete(unfinished)
+    left.run_until_complete(left.shutdown_default_executor())
+    left.close()
 
 
 def test_the_key_cache_outlives_the_loop_that_filled_it(issuer: Issuer) -> None:
