@@ -744,3 +744,34 @@ def test_a_problem_is_a_problem() -> None:
     with pytest.raises(ValueError, match="400 to 599"):
         Problem(200, "fine")
     assert problem_of(RuntimeError()) is None
+
+
+_SEGMENT = st.sampled_from(["rooms", "users", "connections", "messages", "broadcast", "node", "lobby", "n1-1", "", "..", "~all"])
+_NAME = st.binary(max_size=6).map(lambda raw: "".join(f"%{byte:02x}" for byte in raw))
+_VALUE = st.text(st.characters(min_codepoint=0x20, max_codepoint=0xFF, exclude_characters="\x7f"), max_size=20)
+_HEADER = st.sampled_from(["content-type", "idempotency-key", "traceparent", "content-encoding", "authorization", "content-length"])
+
+
+@given(
+    method=st.sampled_from(["GET", "POST", "DELETE", "PUT", "HEAD", "OPTIONS", "BREW"]),
+    segments=st.lists(_SEGMENT | _NAME, max_size=4),
+    query=st.dictionaries(st.sampled_from(["limit", "after", "reason", "exclude"]), st.text(max_size=8) | st.just("1"), max_size=3),
+    headers=st.lists(st.tuples(_HEADER, _VALUE | st.sampled_from(["text/plain", "application/json"])), max_size=3),
+    body=st.binary(max_size=30),
+)
+@settings(max_examples=150, deadline=None)
+def test_no_request_is_a_fault_of_the_gateway(
+    method: str, segments: list[str], query: dict[str, str], headers: list[tuple[str, str]], body: bytes
+) -> None:
+    """Whatever is asked for, the answer is a success or a problem document that blames the request."""
+
+    async def main() -> None:
+        async with open_api() as api:
+            raw = [(name.encode(), value.encode("latin-1")) for name, value in headers]
+            url = httpx.URL("http://ops/api/" + "/".join(segments), params=query)
+            response = await api.client.request(method, url, headers=raw, content=body)
+            if response.status_code not in (200, 202):
+                assert 400 <= response.status_code < 500
+                assert response.headers["content-type"] == "application/problem+json"
+
+    asyncio.run(main())
