@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -92,25 +92,41 @@ class Message:
         return f"<Message {'text' if self.is_text else 'binary'} {len(self.payload)} bytes>"
 
 
+class Encoded(NamedTuple):
+    """A batch as one connection gets it."""
+
+    blob: bytes
+    """All frames, one behind the other."""
+    payload_bytes: int
+    """The frames' bodies: what travels beside the headers."""
+
+
 class Batch:
     """Messages that are written together; their joined frames are built once per encoder."""
 
-    __slots__ = ("_blobs", "messages", "payload_bytes")
+    __slots__ = ("_encoded", "messages", "payload_bytes")
 
     def __init__(self, messages: Sequence[Message]) -> None:
         self.messages = messages
-        self.payload_bytes = sum(len(message.payload) for message in messages)
-        self._blobs: dict[Encoder | None, bytes] = {}
+        self.payload_bytes = sum([len(message.payload) for message in messages])
+        self._encoded: dict[Encoder | None, Encoded] = {}
 
     def __len__(self) -> int:
         return len(self.messages)
 
-    def blob(self, encoder: Encoder | None) -> bytes:
-        """All frames, one behind the other, for connections that share ``encoder``."""
-        blob = self._blobs.get(encoder)
-        if blob is None:
-            blob = self._blobs[encoder] = b"".join([message.frame(encoder) for message in self.messages])
-        return blob
+    def encoded(self, encoder: Encoder | None) -> Encoded:
+        """The batch for connections that share ``encoder``."""
+        encoded = self._encoded.get(encoder)
+        if encoded is None:
+            frames = [message.frame(encoder) for message in self.messages]
+            size = self.payload_bytes if encoder is None else sum([len(frame) - _header_bytes(frame) for frame in frames])
+            encoded = self._encoded[encoder] = Encoded(b"".join(frames), size)
+        return encoded
+
+
+def _header_bytes(frame: bytes) -> int:
+    """How long the header of a server's frame is (RFC 6455 §5.2: no mask)."""
+    return {126: 4, 127: 10}.get(frame[1], 2)
 
 
 def check_room(name: str) -> str:

@@ -88,7 +88,8 @@ class FrameOutlet:
             return len(batch)
         if frames.buffered_bytes() > self._max_bytes or self._latest is not None:
             return self._overflow(batch)
-        frames.write(batch.blob(frames.encoder), len(batch.messages), batch.payload_bytes)
+        blob, payload_bytes = batch.encoded(frames.encoder)
+        frames.write(blob, len(batch.messages), payload_bytes)
         return 0
 
     @property

@@ -48,10 +48,17 @@ def test_a_batch_joins_the_frames_in_order_and_once_per_encoder() -> None:
     """The blob of a batch is its messages' frames, one behind the other."""
     encoder = CountingEncoder()
     batch = Batch([Message("a"), Message(b"b")])
-    assert batch.blob(None) == b"\x81\x01a\x82\x01b"
-    assert batch.blob(encoder) is batch.blob(encoder)
+    assert batch.encoded(None) == (b"\x81\x01a\x82\x01b", 2)
+    assert batch.encoded(encoder) is batch.encoded(encoder)
     assert encoder.calls == 2
     assert (len(batch), batch.payload_bytes) == (2, 2)
+
+
+@pytest.mark.parametrize("size", [0, 125, 126, 65_535, 65_536])
+def test_what_travels_is_counted_after_encoding(size: int) -> None:
+    """The bodies of the frames count, not their headers, whatever form the length has."""
+    batch = Batch([Message(b"x" * size), Message(b"y")])
+    assert batch.encoded(CountingEncoder()).payload_bytes == size + 1
 
 
 class Point(msgspec.Struct):
