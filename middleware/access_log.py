@@ -183,7 +183,11 @@ class _Quota:
 
 def redact_tokens(text: str) -> str:
     """``text`` without ``bearer`` credentials and JSON Web Tokens (which all begin with ``eyJ``), whole or cut off."""
-    return _RUN.sub(lambda run: REDACTED if "eyJ" in run[0] else run[0], _BEARER.sub(rf"\1 {REDACTED}", text))
+    if "bearer" in text.lower():
+        text = _BEARER.sub(rf"\1 {REDACTED}", text)
+    if "eyJ" in text:
+        text = _RUN.sub(lambda run: REDACTED if "eyJ" in run[0] else run[0], text)
+    return text
 
 
 def _visible(text: str) -> str:
