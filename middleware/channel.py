@@ -1,9 +1,11 @@
 """``AsgiChannel``: one WebSocket under any ASGI server, seen through its ``receive`` and ``send``.
 
 1. ``ending`` is set once; after it the app gets no further message and cannot send one (``Disconnected``).
-2. Between two messages the app is never handed one before a ``hold`` has run out; what came meanwhile is kept, not lost.
-3. No event is changed in place: hooks return what is passed on.
-4. What is sent on a layer's behalf keeps the order legal: one answer to the handshake, and nothing behind a close.
+2. A layer's close reaches the app at once, as a disconnect of ours: it does not depend on the peer's answer, nor on a server
+   that cannot close while its ``receive`` is pending (granian), which is therefore cut short.
+3. Between two messages the app is never handed one before a ``hold`` has run out; what came meanwhile is kept, not lost.
+4. No event is changed in place: hooks return what is passed on.
+5. What is sent on a layer's behalf keeps the order legal: one answer to the handshake, and nothing behind a close.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import asyncio
 import logging
 import time
 from contextlib import suppress
+from typing import Any
 
 from .asgi import Disconnected, Event, Hooks, Receive, Send, payload_bytes
 from .close import ABNORMAL, Close
@@ -25,7 +28,8 @@ class AsgiChannel:
     """A channel over any ASGI server: ``receive`` and ``send`` wrapped once for a whole run of layers."""
 
     __slots__ = (
-        "_closing", "_connected", "_handling", "_held_until", "_hooks", "_kept", "_receive", "_send", "_unsent", "_wake",
+        "_closing", "_connected", "_cuts", "_farewell", "_handling", "_held_until", "_hooks", "_kept", "_reader", "_receive",
+        "_send", "_unsent", "_wake",
         "accepted", "ending", "initiator", "received_bytes", "received_messages", "sent_bytes", "sent_messages",
     )  # fmt: skip
 
@@ -40,6 +44,9 @@ class AsgiChannel:
         self._wake: asyncio.Event | None = None
         self._unsent: Close | None = None
         self._closing: asyncio.Task[None] | None = None
+        self._farewell: Event | None = None
+        self._reader: asyncio.Task[Any] | None = None
+        self._cuts = -1  # the reader's count of cancellations when we cut it short; -1: we did not
         self.accepted = False
         self.ending: Close | None = None
         self.initiator = ""
@@ -81,8 +88,21 @@ class AsgiChannel:
                     self._hooks.waiting()
             if self._held_until:
                 await self._wait_while_held()
-            event = await self._receive() if self._kept is None else self._kept
-            self._kept = None
+            if self._farewell is not None:
+                event, self._farewell = self._farewell, None
+                return event
+            if self._kept is not None:
+                event, self._kept = self._kept, None
+            else:
+                self._reader = asyncio.current_task()
+                try:
+                    event = await self._receive()
+                except asyncio.CancelledError:
+                    if not self._was_ours():
+                        raise
+                    continue
+                finally:
+                    self._reader = None
             if event["type"] != "websocket.receive":
                 return self._noted(event)
             if self.ending is not None:  # what the client sent before it saw our close is nobody's
@@ -170,8 +190,17 @@ class AsgiChannel:
 
     def _start_closing(self) -> None:
         if self._unsent is not None:
-            self._closing = asyncio.get_running_loop().create_task(self._send_close(self._unsent))
-            self._unsent = None
+            close, self._unsent = self._unsent, None
+            self._closing = asyncio.get_running_loop().create_task(self._send_close(close))
+            self._farewell = {"type": "websocket.disconnect", "code": close.code, "reason": close.reason}
+            if self._reader is not None:
+                self._cuts = self._reader.cancelling()
+                self._reader.cancel()
+
+    def _was_ours(self) -> bool:
+        """True when the reader was cancelled by us and by nobody else: the counting of ``asyncio.timeout``."""
+        cuts, self._cuts = self._cuts, -1
+        return cuts >= 0 and self._reader is not None and self._reader.uncancel() <= cuts
 
     async def _send_close(self, close: Close) -> None:
         try:

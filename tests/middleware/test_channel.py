@@ -281,3 +281,77 @@ async def test_messages_behind_our_close_are_nobodys() -> None:
     channel.close(RATE_LIMITED)
     assert (await channel.receive())["type"] == "websocket.disconnect"
     assert channel.received_messages == 0
+
+
+class OneAtATime:
+    """A server like granian: its close waits while its ``receive`` is pending, and no client ever answers."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.sent: list[str] = []
+
+    async def receive(self) -> Event:
+        async with self.lock:
+            if not self.sent:
+                return {"type": "websocket.connect"}
+            await asyncio.Event().wait()
+            raise AssertionError("nothing comes")
+
+    async def send(self, event: Event) -> None:
+        if event["type"] == "websocket.close":
+            async with self.lock:
+                self.sent.append("close")
+        else:
+            self.sent.append(event["type"])
+
+
+async def test_a_close_cuts_a_pending_receive_short() -> None:
+    """The app hears of the end from us, at once; the close leaves although server and peer would wait for each other."""
+    server = OneAtATime()
+    channel = AsgiChannel(server.receive, server.send)
+    await channel.receive()
+    await channel.send(ACCEPT)
+    reading = asyncio.ensure_future(channel.receive())
+    await asyncio.sleep(0)
+    channel.close(RATE_LIMITED)
+    assert await reading == {"type": "websocket.disconnect", "code": 1008, "reason": "rate-limited"}
+    assert reading.cancelling() == 0
+    await channel.settle(wait=True)
+    assert server.sent == ["websocket.accept", "close"]
+
+
+async def test_a_cancellation_beside_our_cut_is_not_taken_for_ours() -> None:
+    """Cancelled by somebody else in the same turn, the reader ends as cancelled."""
+    server = OneAtATime()
+    channel = AsgiChannel(server.receive, server.send)
+    await channel.receive()
+    await channel.send(ACCEPT)
+    reading = asyncio.ensure_future(channel.receive())
+    await asyncio.sleep(0)
+    channel.close(RATE_LIMITED)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    await channel.settle(wait=True)
+
+
+async def test_an_apps_refusal_of_what_was_to_be_refused_is_the_only_answer() -> None:
+    """A close decided before the handshake was asked for is not sent behind the app's own."""
+    server = Server(stay=True)
+    channel = AsgiChannel(server.receive, server.send)
+    channel.close(RESTARTING)
+    await channel.send({"type": "websocket.close", "code": 1000})
+    await channel.receive()
+    await channel.settle(wait=True)
+    assert (len(server.of("close")), server.violations, channel.ending) == (1, [], RESTARTING)
+
+
+async def test_after_the_end_hooks_are_left_alone() -> None:
+    """No guard sees a message of the app that nobody will get."""
+    channel, _ = await opened(stay=True)
+    hooks = Hooks()
+    channel.install(hooks)
+    channel.finish(NORMAL, "server")
+    with pytest.raises(Disconnected):
+        await channel.send(message("late"))
+    assert hooks.notes == []

@@ -526,3 +526,55 @@ async def test_counters_are_those_of_the_wire(mode: str) -> None:
     app = Acting(echo, closed=note, outbound=lambda link, event: {**event, "text": None, "bytes": b"0123456789"})
     await drive(mode, app, text("äö"), binary(b"abc"), text(""))
     assert counts == [(3, 7, 3, 30)]
+
+
+async def test_a_layer_with_a_call_of_its_own_is_called() -> None:
+    """Fusing never goes round what a subclass does for HTTP."""
+    calls: list[str] = []
+
+    class Counting(Layer):
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            calls.append(scope["type"])
+            await super().__call__(scope, receive, send)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        return
+
+    stack = Layer(Counting(Layer(app)))
+    for scope in (http_scope(), websocket_scope()):
+        await stack(scope, Server().receive, Server().send)
+    assert calls == ["http", "websocket"]
+
+
+async def test_a_close_stuck_behind_a_dead_peer_does_not_outlive_a_cancelled_connection() -> None:
+    """A server that gives up on a connection gets it back."""
+    before = asyncio.all_tasks()
+    stuck = asyncio.Event()
+
+    class Dead(Server):
+        async def send(self, event: Event) -> None:
+            if event["type"] == "websocket.close":
+                stuck.set()
+                await asyncio.Event().wait()
+            await super().send(event)
+
+    server = Dead(text("x"), stay=True)
+
+    async def busy(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        await receive()
+        await asyncio.Event().wait()
+
+    async def connection() -> None:
+        await Acting(busy, inbound=lambda link, event: link.close(RATE_LIMITED) or event)(
+            websocket_scope(), server.receive, server.send
+        )
+
+    task = asyncio.create_task(connection())
+    await stuck.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == before
