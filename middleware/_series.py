@@ -60,10 +60,6 @@ class Histogram:
         """Remember the trace that ``value``, observed before, comes from."""
         self._exemplars[bisect_left(self._bounds, value)] = (trace_id, value, time.time())
 
-    def count(self) -> int:
-        """How many values there were."""
-        return sum(self._counts)
-
     def buckets(self) -> list[Bucket]:
         """The buckets as the exposition formats have them: cumulated, the last one without a bound."""
         counts, cumulated, buckets = tuple(self._counts), 0, []

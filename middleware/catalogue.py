@@ -51,15 +51,11 @@ CATALOGUE: tuple[Metric, ...] = (
         "closes_total", "counter", ("reason", "initiator"), "",
         "Ends of accepted connections, by reason slug and by who decided it: client or server.",
     ),
-    Metric(
-        "messages_total", "counter", ("direction", "kind"), "",
-        "Messages on the wire. Kind is text or binary for those that passed this layer; other outbound: written as ready-made "
-        "frames, which pass no layer; other inbound: dropped by a layer further out.",
-    ),
+    Metric("messages_total", "counter", ("direction",), "", "Messages on the wire, ready-made frames included."),
     Metric("message_bytes_total", "counter", ("direction",), "bytes", "Payload bytes of the messages on the wire."),
     Metric(
         "message_size_bytes", "histogram", ("direction", "kind"), "bytes",
-        "Payload sizes of the messages that passed this layer.", _SIZE,
+        "Payload sizes of the messages that passed this layer, text or binary; ready-made frames pass no layer.", _SIZE,
     ),
     Metric(
         "handling_seconds", "histogram", ("route",), "seconds",

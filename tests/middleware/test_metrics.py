@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import math
 import re
 import weakref
 from collections.abc import Iterable
@@ -310,9 +309,9 @@ class TestTraffic:
         app = MetricsMiddleware(echo, registry=figures.registry)
         await run(app, websocket_scope(), text("héllo"), text(""), binary(b"\0" * 300))
         for direction in ("inbound", "outbound"):
-            assert figures("messages_total", direction=direction, kind="text") == 2
-            assert figures("messages_total", direction=direction, kind="binary") == 1
-            assert figures("messages_total", direction=direction, kind="other") == 0
+            assert figures("messages_total", direction=direction) == 3
+            assert figures("message_size_bytes_count", direction=direction, kind="text") == 2
+            assert figures("message_size_bytes_count", direction=direction, kind="binary") == 1
             assert figures("message_bytes_total", direction=direction) == 306
             assert figures("message_size_bytes_sum", direction=direction, kind="text") == 6
             assert figures("message_size_bytes_bucket", direction=direction, kind="binary", le="256.0") == 0
@@ -336,7 +335,7 @@ class TestTraffic:
         assert figures("message_bytes_total", direction="outbound") == 5
 
     async def test_ready_made_frames_are_counted(self, figures: Figures) -> None:
-        """Frames that a server writes to many pass no layer; they count, with their payload, as kind other."""
+        """Frames that a server writes to many pass no layer; they count, with their payload, but have no size."""
 
         async def publish(scope: Scope, receive: Receive, send: Send) -> None:
             await receive()
@@ -345,15 +344,9 @@ class TestTraffic:
             scope["extensions"]["tidegate.frames"].write(b"\x81\x01a\x81\x01b", messages=2, payload_bytes=2)
 
         await MetricsMiddleware(publish, registry=figures.registry)(*framed(websocket_scope(), Server()))
-        assert figures("messages_total", direction="outbound", kind="text") == 1
-        assert figures("messages_total", direction="outbound", kind="other") == 2
+        assert figures("messages_total", direction="outbound") == 3
+        assert figures("message_size_bytes_count", direction="outbound", kind="text") == 1
         assert figures("message_bytes_total", direction="outbound") == 5
-
-    async def test_what_is_dropped_further_out_is_counted_as_other(self, figures: Figures) -> None:
-        """A message that an outer layer drops was on the wire all the same."""
-        await run(dropping(MetricsMiddleware(echo, registry=figures.registry)), websocket_scope(), text("hello"))
-        assert figures("messages_total", direction="inbound", kind="other") == 1
-        assert figures("messages_total", direction="inbound", kind="text") == 0
 
     @given(
         st.lists(st.tuples(st.sampled_from(["open", "text", "binary", "write", "scrape", "close"]), st.integers(0, 3)), max_size=60)
@@ -420,7 +413,7 @@ class TestHandling:
         """What a layer further in drops was never handled."""
         await run(MetricsMiddleware(dropping(echo), registry=figures.registry), websocket_scope(), text("a"), text("b"))
         assert figures("handling_seconds_count", route="other") == 0
-        assert figures("messages_total", direction="inbound", kind="text") == 2
+        assert figures("messages_total", direction="inbound") == 2
 
     async def test_a_server_that_waits_after_a_drop(self, figures: Figures) -> None:
         """Nothing is timed for a message that was dropped, also where the server then says that it waits."""
@@ -724,8 +717,7 @@ def _scrape(figures: Figures, model: _Model, last: dict[Any, float], opened: int
     }
     assert all(value >= last.get(name, 0) for name, value in counters.items()), "a counter went back"
     for direction in ("inbound", "outbound"):
-        by_kind = [figures("messages_total", direction=direction, kind=kind) or 0 for kind in ("text", "binary", "other")]
-        assert math.fsum(by_kind) == model.messages[direction]
+        assert figures("messages_total", direction=direction) == model.messages[direction]
         assert figures("message_bytes_total", direction=direction) == model.size[direction]
     assert figures("connections", route="other") == opened
     return counters
