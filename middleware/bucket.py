@@ -33,7 +33,7 @@ _SWEEP: Final = 8
 class TokenBucket:
     """One kind of bucket: ``burst`` tokens at most, ``per_second`` tokens of refill; both may be fractions."""
 
-    __slots__ = ("_capacity_seconds", "_token_seconds", "burst", "per_second")
+    __slots__ = ("_capacity_seconds", "_token_seconds", "ample_seconds", "burst", "per_second")
 
     def __init__(self, per_second: float, burst: float) -> None:
         if not (per_second > 0 and math.isfinite(per_second)):
@@ -44,6 +44,8 @@ class TokenBucket:
         self.burst = burst
         self._token_seconds = 1 / per_second
         self._capacity_seconds = burst / per_second
+        self.ample_seconds = self._capacity_seconds - self._token_seconds
+        """A bucket that is full again in less has a token now: spares the common case the call of ``wait_seconds``."""
 
     @classmethod
     def of(cls, per_second: float, burst: float | None) -> TokenBucket:

@@ -106,8 +106,8 @@ class ConnectionLimitMiddleware(Layer):
         for name, limit in limits.items():
             if limit is not None and limit < 1:
                 raise ValueError(f"{name} must be at least 1, or None for no limit, not {limit!r}")
-        if (per_room is None) != (room is None):
-            raise ValueError("per_room needs room, a callable that names a connection's room, and the other way round")
+        if per_room is not None and room is None:
+            raise ValueError("per_room needs room, a callable that names a connection's room")
         if (waiting or 0) < 0 or waiting_seconds <= 0 or retry_after_seconds <= 0:
             raise ValueError("waiting must not be negative; waiting_seconds and retry_after_seconds must be above 0")
         if waiting and total is None and per_room is None:

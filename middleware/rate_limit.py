@@ -147,15 +147,17 @@ class _DelayGuard(Guard):
         self._messages_full_at = self._bytes_full_at = FULL
 
     def inbound(self, event: Event) -> Event | None:
-        messages, octets, clock, *_ = self._limits
+        messages, octets, clock, _, _ = self._limits
         now = clock()
         wait = 0.0
         if messages is not None:
             self._messages_full_at = full_at = messages.spend(self._messages_full_at, now)
-            wait = messages.wait_seconds(full_at, now)
+            if full_at - now > messages.ample_seconds:
+                wait = messages.wait_seconds(full_at, now)
         if octets is not None:
             self._bytes_full_at = full_at = octets.spend(self._bytes_full_at, now, payload_bytes(event))
-            wait = max(wait, octets.wait_seconds(full_at, now))
+            if full_at - now > octets.ample_seconds:
+                wait = max(wait, octets.wait_seconds(full_at, now))
         if wait:
             self._link.hold(wait)
             self._link.observe(DELAY_SECONDS, wait)
@@ -172,7 +174,7 @@ class _StrictGuard(_DelayGuard):
         self._tell_at = FULL
 
     def inbound(self, event: Event) -> Event | None:
-        messages, octets, clock, *_ = self._limits
+        messages, octets, clock, _, _ = self._limits
         now = clock()
         size = 0 if octets is None else payload_bytes(event)
         too_many = messages is not None and messages.wait_seconds(self._messages_full_at, now)

@@ -390,7 +390,6 @@ async def test_a_slot_granted_to_a_task_that_is_cancelled_in_the_same_turn_is_ha
         ({"total": 0}, "total must be at least 1"),
         ({"per_client": -1}, "per_client must be at least 1"),
         ({"per_room": 5}, "per_room needs room"),
-        ({"room": by_path}, "per_room needs room"),
         ({"total": 1, "waiting": -1}, "waiting must not be negative"),
         ({"total": 1, "waiting": 1, "waiting_seconds": 0}, "must be above 0"),
         ({"total": 1, "retry_after_seconds": 0}, "must be above 0"),
