@@ -2,8 +2,8 @@
 
 The check plays an ASGI server towards the app it is given: handshake, one message, the same message back, goodbye. What
 it opens has ``SELF_CHECK`` in its scope, which only code of this process can put there, so the server lets it into the
-room ``~self/<node>`` and does not count it. Layers see an ordinary client without an address, an ``Origin`` and, unless
-``token`` has one, a token.
+room ``~self/<node>`` and does not count it, and layers can tell it from a client. To those that do not look it is a client
+without an address, an ``Origin`` and, unless ``token`` has one, a token.
 
 It takes the way of a message (layers, broker, room, outlet) but not the wire: no port, no frame.
 """
