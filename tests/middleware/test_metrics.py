@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 import re
 import weakref
 from collections.abc import Iterable
@@ -634,6 +635,32 @@ class TestOptions:
         before = dict(scope)
         await run(MetricsMiddleware(echo, registry=figures.registry), scope)
         assert scope == before
+
+
+async def test_the_snippet_in_the_documentation_runs() -> None:
+    """Copied as it stands: the route counts, and the page of metrics shows it."""
+    namespace: dict[str, Any] = {"__name__": "snippet"}
+    exec(re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)[0], namespace)
+    app = namespace["app"]
+    assert (await run(app, websocket_scope("/rooms/lobby"), text("hello"))).payloads == ["hello"]
+    page: list[Event] = []
+
+    async def request() -> Event:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def keep(event: Event) -> None:
+        page.append(event)
+
+    await app(http_scope("/metrics/"), request, keep)
+    shown = b"".join(event.get("body", b"") for event in page).decode()
+    assert 'tidegate_handshakes_total{outcome="accepted",reason="none",route="/rooms/{room}"} 1.0' in shown
+
+
+@pytest.mark.parametrize("option", ["registry", "namespace", "routes", "exemplars", "clock"])
+def test_every_option_is_documented(option: str) -> None:
+    """The table of options has a row for each."""
+    assert f"| `{option}` |" in DOCS.read_text()
+    assert option in inspect.signature(MetricsMiddleware).parameters
 
 
 def dropping(app: ASGIApp) -> Layer:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
+import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,7 +24,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.exposition import generate_latest
 
-from middleware import tracing
+from middleware import asgi, tracing
 from middleware.asgi import CONNECTION_ID, FRAMES_EXTENSION, SELF_CHECK, TRACE_ID, ASGIApp, Event, Receive, Scope, Send
 from middleware.close import AT_CAPACITY, FORBIDDEN, INTERNAL_ERROR
 from middleware.layer import Guard, Layer, Link, Refuse
@@ -32,6 +35,7 @@ from .asgi_helpers import Server, binary, disconnect, echo, http_scope, run, tex
 from .fake_frames import framed
 from .virtual_time import VirtualLoop, run_virtual
 
+DOCS = Path(__file__).parents[2] / "docs" / "layers" / "tracing.md"
 PARENT = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 UNSAMPLED_PARENT = PARENT[:-2] + b"00"
 
@@ -572,6 +576,31 @@ class TestContext:
         await run(layer(app, spans), websocket_scope(), text("a"), text("b"), text("c"))
         assert seen == [True, True, False]
 
+    async def test_a_reader_that_starts_later(self, spans: Spans) -> None:
+        """The same when the app's own task has left that message in the meantime."""
+        seen: list[bool] = []
+        go = asyncio.Event()
+
+        async def read_on(receive: Receive) -> None:
+            await go.wait()
+            await receive()
+            await receive()
+            seen.append(current().is_valid)
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await receive()
+            await send({"type": "websocket.accept"})
+            await receive()
+            reader = asyncio.create_task(read_on(receive))
+            await receive()
+            go.set()
+            await reader
+
+        chances = iter([0.0, 1.0, 0.0, 1.0])
+        script = [text(str(number)) for number in range(4)]
+        await run(layer(app, spans, message_ratio=0.5, chance=lambda: next(chances)), websocket_scope(), *script)
+        assert seen == [False]
+
     async def test_one_connection_inside_another_s_message(self, spans: Spans) -> None:
         """An app that opens a connection within the process while it handles a message keeps its own span."""
         inner = layer(echo, Spans())
@@ -781,6 +810,30 @@ class TestOptions:
             await layer(app, spans)(*call)
             assert all(got is given for got, given in zip(seen.pop(), call, strict=True))
         assert spans.ended == []
+
+
+async def test_the_snippet_in_the_documentation_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    """Copied as it stands: a handshake's span reaches the console."""
+    namespace: dict[str, Any] = {"__name__": "snippet"}
+    exec(re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)[0], namespace)
+    try:
+        assert (await run(namespace["app"], websocket_scope("/rooms/lobby"), text("hello"))).payloads == ["hello"]
+        namespace["provider"].force_flush()
+    finally:
+        namespace["provider"].shutdown()
+    assert '"name": "websocket /rooms/{room}"' in capsys.readouterr().out
+
+
+def test_every_option_and_attribute_is_documented() -> None:
+    """The tables have a row for each option, and name each attribute by its last part at least."""
+    page = DOCS.read_text()
+    for option in list(inspect.signature(TracingMiddleware).parameters)[1:]:
+        assert f"| `{option}` |" in page
+    own = {name for name in vars(tracing) if name.isupper() and name[0] != "_"} - set(asgi.__all__)
+    names = [value for name in own if isinstance(value := getattr(tracing, name), str)]
+    assert len(names) > 20
+    for name in names:
+        assert f"`{name}`" in page or f"`.{name.rpartition('.')[2]}`" in page, name
 
 
 def link_of(scope: Scope) -> Link:
