@@ -16,7 +16,9 @@ help: ## Show this
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 serve: $(VENV)/.installed ## Run the gateway on 127.0.0.1:8000 (ops on 9000), with no other service
-	@exec $(BIN)/tidegate serve $(ARGS)
+	@export TIDEGATE_API_KEY="$${TIDEGATE_API_KEY:-local-trial}"; \
+	  echo "In the terminal you publish from:  export PATH=\"$(CURDIR)/$(BIN):\$$PATH\" TIDEGATE_API_KEY=$$TIDEGATE_API_KEY"; \
+	  exec $(BIN)/tidegate serve $(ARGS)
 
 test: $(VENV)/.installed-test ## Run the whole test suite, with the coverage floor
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) $(if $(ARGS),$(ARGS),--cov --cov-report=term)

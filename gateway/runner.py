@@ -210,17 +210,24 @@ class GatewayServer(uvicorn.Server):
     def _say_hello(self, sockets: list[socket.socket]) -> None:
         public, ops = (_address(listener) for listener in (sockets[0], self._ops_socket))
         log.info("serving", public=f"http://{public}", ops=f"http://{ops}", node=self._gateway.server.hub.node)
-        key = "$TIDEGATE_API_KEY" if self._gateway.settings.api_key else "… (set TIDEGATE_API_KEY to publish over HTTP)"
-        print(  # noqa: T201 - for the person who has just started it
-            f"""
+        print(_greeting(public, ops, has_key=self._gateway.settings.api_key is not None), flush=True)  # noqa: T201 - for people
+
+
+def _greeting(public: str, ops: str, *, has_key: bool) -> str:
+    """Both addresses and what to try; on standard output, so that a script can read the ports it got."""
+    publish = (
+        'curl -H "Authorization: Bearer $TIDEGATE_API_KEY" -H "Content-Type: text/plain" '
+        f"-d hello http://{ops}/api/rooms/lobby/messages"
+        if has_key
+        else f"# publishing over HTTP needs a key: TIDEGATE_API_KEY=… tidegate serve, then POST http://{ops}/api/rooms/lobby/messages"
+    )
+    return f"""
 Tidegate serves WebSockets at ws://{public}/ws/{{room}}, operations at http://{ops}.
 Try it:
   python -m websockets ws://{public}/ws/lobby
-  curl -H "Authorization: Bearer {key}" -H "Content-Type: text/plain" -d hello http://{ops}/api/rooms/lobby/messages
+  {publish}
   curl http://{ops}/metrics
-""",
-            flush=True,
-        )
+"""
 
 
 def _config(settings: Settings, app: Any, **options: Any) -> uvicorn.Config:

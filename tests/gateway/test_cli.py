@@ -19,7 +19,7 @@ import gateway
 from gateway.cli import main
 from gateway.errors import StartupError
 from gateway.settings import Settings, check_exposure
-from gateway.settings_text import MASK, settings_table_markdown
+from gateway.settings.text import MASK, settings_table_markdown
 from tests.gateway.test_client import Ops
 
 SECRET = "s3cr3t-" * 6

@@ -1,4 +1,4 @@
-"""``gateway.client`` and ``client_http``: publishing, listening with reconnection, asking for health, against real sockets."""
+"""``gateway.cli.client`` and ``client_http``: publishing, listening with reconnection, asking for health, against real sockets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
-from gateway.client import Backoff, ClientError, Ended, healthy, listen, publish, request, room_url
+from gateway.cli.client import Backoff, ClientError, Ended, healthy, listen, publish, request, room_url
 
 Handler = Callable[[ServerConnection], Awaitable[None]]
 
@@ -347,7 +347,7 @@ def test_nobody_there_is_one_sentence() -> None:
 def test_the_client_loads_nothing_of_the_server() -> None:
     """Importing the clients imports neither settings, Starlette, uvicorn nor the server's modules."""
     code = (
-        "import sys, gateway.client, gateway.client_http\n"
+        "import sys, gateway.cli.client, gateway.cli.client_http\n"
         "print(sorted(n for n in sys.modules if n.split('.')[0] in {'starlette', 'uvicorn', 'pydantic', 'msgspec'}"
         " or n in {'gateway.server', 'gateway.settings', 'gateway.errors', 'gateway.api', 'gateway.app'}))"
     )

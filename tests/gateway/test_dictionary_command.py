@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from gateway.dictionary_command import dictionary
+from gateway.cli.dictionary import dictionary
 from middleware.compression import load_dictionaries
 
 

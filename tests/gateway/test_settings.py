@@ -15,9 +15,9 @@ from pydantic import SecretStr, ValidationError
 
 from gateway.errors import TidegateError
 from gateway.settings import Problem, Settings, SettingsError, check_exposure, is_loopback
-from gateway.settings_environment import env_name, field_paths, unknown_variables
-from gateway.settings_sources import load_settings
-from gateway.settings_text import MASK, field_of, mask, settings_table_markdown, type_text, value_of
+from gateway.settings.environment import env_name, field_paths, unknown_variables
+from gateway.settings.sources import load_settings
+from gateway.settings.text import MASK, field_of, mask, settings_table_markdown, type_text, value_of
 
 ROOT = Path(__file__).parents[2]
 SECRET = "s3cr3t-" * 6

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .cli_options import EXIT_FAILED, load, plainly, setting_options
+from .options import EXIT_FAILED, load, plainly, setting_options
 
 if TYPE_CHECKING:
-    from .settings import Settings
+    from ..settings import Settings
 
 __all__ = ["healthcheck", "listen", "publish"]
 
@@ -161,7 +161,7 @@ def _as_json(message: str | bytes) -> str:
 
 def _as_line(message: str | bytes) -> str:
     """One line, in which a message from another member cannot steer the terminal."""
-    from .logs import visible
+    from ..logs import visible
 
     if isinstance(message, str):
         return visible(message)

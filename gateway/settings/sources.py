@@ -17,9 +17,9 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from .settings import Problem, Settings, SettingsError
-from .settings_environment import CONFIG_VARIABLE, KnownEnvironment, env_name, field_paths, nearest, unknown_variables
-from .settings_text import default_text, mask, type_text
+from .environment import CONFIG_VARIABLE, KnownEnvironment, env_name, field_paths, nearest, unknown_variables
+from .models import Problem, Settings, SettingsError
+from .text import default_text, mask, type_text
 
 __all__ = ["Loaded", "load_settings"]
 

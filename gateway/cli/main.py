@@ -17,16 +17,16 @@ from typing import Any
 
 import click
 
-from .cli_options import EXIT_WRONG, load, plainly, setting_options
-from .version import __version__
+from ..version import __version__
+from .options import EXIT_WRONG, load, plainly, setting_options
 
 __all__ = ["main"]
 
 _OTHERS = {
-    "dictionary": "gateway.dictionary_command",
-    "healthcheck": "gateway.client_commands",
-    "listen": "gateway.client_commands",
-    "publish": "gateway.client_commands",
+    "dictionary": "gateway.cli.dictionary",
+    "healthcheck": "gateway.cli.client_commands",
+    "listen": "gateway.cli.client_commands",
+    "publish": "gateway.cli.client_commands",
 }
 """Commands that live in files of their own."""
 
@@ -84,11 +84,11 @@ def serve(config: Path | None, assignments: dict[str, str], **options: str | Non
     """
     with plainly():
         loaded = load(config, assignments, **options)
-        from .logs import configure_logging
+        from ..logs import configure_logging
 
         configure_logging(loaded.settings.log_level, loaded.settings.log_format)
         _warn(loaded.warnings)
-        from .runner import serve as run
+        from ..runner import serve as run
 
         sys.exit(run(loaded.settings))
 
@@ -113,7 +113,7 @@ def show_config(schema: bool, as_json: bool, config: Path | None, assignments: d
       tidegate config --config gateway.toml --json
       tidegate config --schema
     """
-    from .settings_text import mask, settings_table_markdown, value_of
+    from ..settings.text import mask, settings_table_markdown, value_of
 
     if schema:
         click.echo(settings_table_markdown(), nl=False)

@@ -1,7 +1,7 @@
 """Every setting of the gateway: one frozen model per concern, with its default, its bounds and what it means.
 
 ``Settings()`` takes arguments and the environment (``TIDEGATE_PORT``, nested with two underscores:
-``TIDEGATE_RATE_LIMIT__BURST``); ``settings_sources.load_settings`` adds the file and the command line and turns what is
+``TIDEGATE_RATE_LIMIT__BURST``); ``sources.load_settings`` adds the file and the command line and turns what is
 wrong into one readable ``SettingsError``. The text under a field is its line in ``docs/configuration.md``.
 
 1. A name carries its unit (``_seconds``, ``_bytes``, ``_ms``). ``None``, written ``off`` outside Python, switches a bound off.
@@ -21,9 +21,9 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from .errors import TidegateError
-from .settings_environment import ENV_PREFIX, KnownEnvironment, env_name
-from .settings_groups import (
+from ..errors import TidegateError
+from .environment import ENV_PREFIX, KnownEnvironment, env_name
+from .groups import (
     LONGEST_DRAIN_SECONDS,
     AuthSettings,
     CompressionSettings,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from .settings_sources import Loaded
+    from ..settings.sources import Loaded
 
 __all__ = ["EXIT_FAILED", "EXIT_WRONG", "load", "plainly", "setting_options"]
 
@@ -38,8 +38,8 @@ def _plain(error: Exception) -> tuple[int, str | None]:
 
     if isinstance(error, ClientError):  # judged first: a health check that fails should not load the server to say so
         return EXIT_FAILED, f"tidegate: {error}"
-    from .errors import StartupError
-    from .settings import SettingsError
+    from ..errors import StartupError
+    from ..settings import SettingsError
 
     if isinstance(error, SettingsError):
         return EXIT_WRONG, f"These settings cannot work:\n\n{error}"
@@ -72,6 +72,6 @@ def load(config: Path | None, assignments: dict[str, str], **options: Any) -> Lo
     Raises:
         SettingsError: something is wrong with them.
     """
-    from .settings_sources import load_settings
+    from ..settings.sources import load_settings
 
     return load_settings({**assignments, **{name: value for name, value in options.items() if value is not None}}, config)

@@ -10,9 +10,9 @@ from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
-from .settings import Settings
-from .settings_environment import env_name, field_paths
-from .settings_groups import DefaultText, Takes
+from .environment import env_name, field_paths
+from .groups import DefaultText, Takes
+from .models import Settings
 
 __all__ = ["MASK", "default_text", "field_of", "mask", "settings_table_markdown", "type_text", "value_of"]
 
