@@ -98,7 +98,7 @@ LAYERS: dict[str, tuple[Any, Make]] = {
     "auth": (AuthMiddleware, lambda: {"secret": SECRET}),
     "rate_limit": (
         RateLimitMiddleware,
-        lambda: {"messages_per_second": 1000.0, "handshakes_per_second": 1000.0, "handshake_burst": 20},
+        lambda: {"messages_per_second": 1000.0, "handshakes_per_second": 0.001, "handshake_burst": 2, "key": client_by_header},
     ),
     "compression": (CompressionMiddleware, dict),
     "probe": (ProbeMiddleware, dict),
