@@ -31,8 +31,8 @@ class Application(Inbound):
     admission: ClassVar[Admission]
 
     __slots__ = (
-        "_accepted_handshake", "_app", "_app_state", "_asgi_version", "_connect_told", "_denial", "_handling", "_root_path",
-        "_server_state",
+        "_accepted_handshake", "_app", "_app_state", "_asgi_version", "_connect_told", "_denial", "_failing", "_handling",
+        "_root_path", "_server_state",
     )  # fmt: skip
 
     def __init__(
@@ -47,6 +47,7 @@ class Application(Inbound):
         self._accepted_handshake: Accepted | None = None
         self._denial: tuple[int, HeaderList] | None = None
         self._connect_told = False
+        self._failing: tuple[Close, str] | None = None
         self._handling = False
 
     # Channel
@@ -73,6 +74,8 @@ class Application(Inbound):
                 event = self._next_event()
                 if event is not None:
                     return event
+            elif self._failing is not None and not self._inbox:
+                self._fail_now()
             elif self._disconnect is not None and not (self._inbox and self._on_message is None):
                 code, reason = self._disconnect
                 return {"type": "websocket.disconnect", "code": code, "reason": reason}
@@ -197,6 +200,29 @@ class Application(Inbound):
         else:
             self._answer(data)
 
+    # A client that broke a rule behind messages that the app is still busy with
+
+    def _fail(self, close: Close, detail: str) -> None:
+        if self.ending is None and (self._inbox or self._handling) and self._on_message is None:
+            self._failing = (close, detail)  # once the app asks for more: what was right is answered first
+            self._stop_parsing()
+            self._read_on()
+            self._deadlines.close = self._loop.time() + self.options.close_timeout_seconds
+            self._arm()
+        else:
+            super()._fail(close, detail)
+
+    def _fail_now(self) -> None:
+        failing, self._failing = self._failing, None
+        if failing is not None:
+            super()._fail(*failing)
+
+    def _close_overdue(self) -> None:
+        if self._failing is not None:
+            self._fail_now()
+        else:
+            super()._close_overdue()
+
     # Refusing
 
     def _refuse_request(self, refusal: Refused) -> None:
@@ -267,6 +293,7 @@ class Application(Inbound):
 
     def _app_ended(self, close: Close) -> None:
         """The app is through with this connection, so it ends; ``ending`` may already say how."""
+        self._fail_now()
         self.finish(close, "server")
         ending = self.ending
         assert ending is not None, "finish() sets it"

@@ -210,11 +210,17 @@ class Outbound(asyncio.Protocol):
             self._drop_slow_consumer()
         elif deadlines.close <= now:
             deadlines.close = NEVER
-            # Whoever has not even taken what was written before the close frame will not answer it.
-            self.abort() if self.transport.get_write_buffer_size() else self._half_close()
+            self._close_overdue()
         else:
             self._on_timer(now)
         self._arm()
+
+    def _close_overdue(self) -> None:
+        """The client has not answered our close frame. If it has not even taken what came before, it will not."""
+        if self.transport.get_write_buffer_size():
+            self.abort()
+        else:
+            self._half_close()
 
     def _on_timer(self, now: float) -> None:
         raise NotImplementedError

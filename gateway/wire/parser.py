@@ -91,7 +91,10 @@ class FrameParser:
                 return at
             at += len(chunk)
             self._head += chunk
-            self._step(chunk)
+            if self._head[1:2] in (b"\x7f", b"\xff") and self._head[2:3] >= b"\x80":
+                self._fail(PROTOCOL_ERROR, "the length has its most significant bit set")
+            else:
+                self._step(chunk)
         else:
             return at
         head = self._head
@@ -99,9 +102,7 @@ class FrameParser:
         self._left = _payload_size(head)
         self._mask = head[-4:]
         self._seen = 0
-        if self._left >> 63:
-            self._fail(PROTOCOL_ERROR, "the length has its most significant bit set")
-        elif self._left:
+        if self._left:
             opcode, compressed = head[0] & 0x0F, head[0] & 0x40
             self._plain_text = not compressed and (opcode == 1 or (opcode == 0 and self._text is not None and not self._inflating))
             return self._feed_payload(data, at)

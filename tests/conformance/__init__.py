@@ -1,0 +1,1 @@
+"""The whole Autobahn suite, run by hand."""
