@@ -1,4 +1,4 @@
-"""What each middleware costs: nanoseconds per inbound message, and bytes of memory per open connection.
+"""What each middleware costs: nanoseconds per inbound message, microseconds and bytes of memory per connection.
 
     python benchmarks/layers.py [--messages 20000] [--connections 2000] [--rounds 7]
 
@@ -86,6 +86,7 @@ def stacks() -> dict[str, Stack]:
         factories.append(lambda app, layer=layer, options=options: layer(app, **options()))
         made[module] = factories[-1]
         if module == "tracing":
+            made["tracing, no provider"] = lambda app, layer=layer: layer(app, message_ratio=1.0)
             made["tracing, sampled handshake"] = lambda app, layer=layer: layer(app, **sampled_options())
 
     def chain(app: ASGIApp) -> ASGIApp:
@@ -140,6 +141,24 @@ async def per_message(app: ASGIApp, messages: int) -> float:
 
     await app(scope(), receive, swallow)
     return (time.perf_counter() - started) / (messages - 1)
+
+
+async def per_connection(app: ASGIApp, connections: int) -> float:
+    """Seconds for one connection that is accepted and left at once."""
+    template = scope()
+
+    def client() -> Any:
+        events = iter(({"type": "websocket.connect"}, {"type": "websocket.disconnect", "code": 1000}))
+
+        async def receive() -> Event:
+            return next(events)
+
+        return receive
+
+    started = time.perf_counter()
+    for _ in range(connections):
+        await app(template, client(), swallow)
+    return (time.perf_counter() - started) / connections
 
 
 async def per_hooks(app: ASGIApp, messages: int) -> float:
@@ -222,20 +241,23 @@ async def measure(messages: int, connections: int, rounds: int) -> None:
     named: dict[str, Stack] = {"no layer": lambda app: app, **stacks()}
     asgi = dict.fromkeys(named, float("inf"))
     hooks = dict.fromkeys(named, float("inf"))
+    opened = dict.fromkeys(named, float("inf"))
     for _ in range(rounds):
         for name, stack in named.items():
+            opened[name] = min(opened[name], await per_connection(stack(handle), 200))
             asgi[name] = min(asgi[name], await per_message(stack(handle), messages))
             hooks[name] = min(hooks[name], await per_hooks(stack(handle), messages))
     held = {name: await memory(stack(handle), connections) for name, stack in named.items()}
-    bare, bare_bytes = asgi["no layer"], held["no layer"]
+    bare, bare_bytes, bare_open = asgi["no layer"], held["no layer"], opened["no layer"]
     empty = hooks["driver alone"]
     print(f"\nPython {platform.python_version()}, {platform.machine()}; {messages} messages of 64 bytes, {connections} connections")
-    print(f"{'stack':<30}{'hooks ns':>10}{'asgi ns':>10}{'bytes per connection':>22}")
+    print(f"{'stack':<30}{'hooks ns':>10}{'asgi ns':>10}{'connection us':>15}{'connection bytes':>18}")
     for name in named:
         if name != "no layer":
-            figures = (hooks[name] - (0 if "driver" in name else empty)) * 1e9, (asgi[name] - bare) * 1e9, held[name] - bare_bytes
-            print(f"{name:<30}{figures[0]:>10.0f}{figures[1]:>10.0f}{figures[2]:>22.0f}")
-    print(f"{'(no layer at all)':<30}{'':>10}{bare * 1e9:>10.0f}{bare_bytes:>22.0f}")
+            alone = (hooks[name] - (0 if "driver" in name else empty)) * 1e9
+            more = (asgi[name] - bare) * 1e9, (opened[name] - bare_open) * 1e6, held[name] - bare_bytes
+            print(f"{name:<30}{alone:>10.0f}{more[0]:>10.0f}{more[1]:>15.1f}{more[2]:>18.0f}")
+    print(f"{'(no layer at all)':<30}{'':>10}{bare * 1e9:>10.0f}{bare_open * 1e6:>15.1f}{bare_bytes:>18.0f}")
     print(f"targets: metrics <= {TARGET_METRICS_NANOSECONDS} ns, chain <= {TARGET_NANOSECONDS} ns and {TARGET_BYTES} bytes")
 
 
