@@ -155,6 +155,7 @@ def _chain(
                 "messages_per_second": rates.messages_per_second,
                 "burst": rates.burst,
                 "bytes_per_second": rates.bytes_per_second,
+                "byte_burst_bytes": max(rates.bytes_per_second, settings.message.max_bytes) if rates.bytes_per_second else None,
                 "handshakes_per_second": rates.handshakes_per_second,
                 "handshake_burst": rates.handshake_burst,
                 "exceeded": rates.exceeded,

@@ -118,13 +118,16 @@ class Hub:
         for room in rooms:
             self.subscriptions.release(room)
 
-    def enter(self, connection: Connection, rooms: Iterable[str]) -> None:
-        """Register a connection in rooms that are held for it; the holds pass to its memberships."""
-        connection.on_ended = self._ended
+    def enter(self, connection: Connection, rooms: Iterable[str], *, counted: bool = True) -> None:
+        """Register a connection in rooms that are held for it; the holds pass to its memberships.
+
+        What is not ``counted`` (the node's check of itself) is left out of the totals.
+        """
+        connection.on_ended = self._ended if counted else self.registry.remove
         self.registry.add(connection)
         for room in rooms:
             self.registry.join(connection, room)
-        self._opened += 1
+        self._opened += counted
 
     async def join(self, connection: Connection, room: str) -> None:
         """Put a registered connection into one more room; it hears everything published after this returns.

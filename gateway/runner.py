@@ -158,7 +158,7 @@ class GatewayServer(uvicorn.Server):
             "draining", connections=len(server.registry), delay_seconds=drain.delay_seconds, period_seconds=drain.period_seconds
         )
         await self._pause(drain.delay_seconds)
-        server.retry_after_seconds = max(1.0, drain.period_seconds / 2)
+        server.admission.retry_after_seconds = max(1.0, drain.period_seconds / 2)
         closing = asyncio.ensure_future(server.drain(period_seconds=drain.period_seconds, on_progress=self._on_progress))
         await self._pause(drain.period_seconds + 1, until=closing.done)
         closing.cancel()

@@ -29,16 +29,15 @@ from weakref import WeakKeyDictionary
 
 from starlette.websockets import WebSocket
 
-from middleware.asgi import CONNECTION_ID, SELF_CHECK, Receive, Scope, Send, deny, user_id
+from middleware.asgi import Receive, Scope, Send, deny
 from middleware.bucket import FULL, TokenBucket
 from middleware.close import INTERNAL_ERROR, NORMAL, RATE_LIMITED, RESTARTING, Close
 from middleware.rate_limit import RateLimitMiddleware
 
-from .admission import check_may_join, refusal_of
+from .admission import Admission, check_may_join, is_self_check
 from .broker import Broker
 from .connection import Connection
-from .errors import ConnectionClosed, InvalidMessage, JoinRefused
-from .extension import frames_of
+from .errors import ConnectionClosed, InvalidMessage
 from .hub import Hub, Published
 from .message import check_room, self_room, user_room
 from .outlet import OutletOptions
@@ -101,24 +100,19 @@ class WebSocketServer:
         )  # fmt: skip
         self.registry: ConnectionRegistry = self.hub.registry
         self.validation = Validation(max_bytes=max_message_bytes, allow=allow, json=json, message_type=message_type)
-        self.draining = False
-        self.retry_after_seconds = 1.0
-        """``Retry-After`` of handshakes refused while draining."""
+        self.admission = Admission(self.hub, self.validation, outbox or OutletOptions())
         self.relay_refused = 0
         """Messages of clients that the broker did not take."""
         self._handler: Handler = handler or RoomRelay(self.hub.post, self.validation, self._count_refused)
         self._self_handler: Handler = RoomRelay(self.hub.post, Validation(), self._count_refused)
-        self._outbox = outbox or OutletOptions()
         self._bucket = _bucket_of(rate_limit_config)
         self._sessions: WeakKeyDictionary[WebSocket, _Session] = WeakKeyDictionary()
-        self._starting = asyncio.Lock()
 
     # -- life
 
     async def start(self) -> None:
         """Start the broker; done by itself at the first connection. Raises ``BrokerUnavailable``."""
-        async with self._starting:
-            await self.hub.start()
+        await self.admission.start()
 
     async def stop(self) -> None:
         """Stop the broker. Connections are to be drained before."""
@@ -131,7 +125,7 @@ class WebSocketServer:
 
         They are closed in random order, evenly and with jitter over ``period_seconds``: those who come back come spread out.
         """
-        self.draining = True
+        self.admission.draining = True
         waiting = list(self.registry.connections.values())
         random.shuffle(waiting)
         total, loop = len(waiting), asyncio.get_running_loop()
@@ -156,26 +150,24 @@ class WebSocketServer:
         """
         if scope["type"] != "websocket":
             raise ValueError(f"a WebSocketServer serves WebSockets, not {scope['type']!r}")
-        own = scope.get(SELF_CHECK) is True  # set inside this process: nothing a client sends becomes a key of the scope
-        if own:
+        if is_self_check(scope):
             scope = {**scope, "path_params": {"room": self_room(self.hub.node)}}
         try:
-            rooms = (self_room(self.hub.node),) if own else self._rooms_of(scope, scope["path_params"]["room"])
-            await self._hold(rooms)
+            rooms = await self.admission.hold_rooms(scope, scope["path_params"]["room"])
         except Exception as error:
-            refusal = refusal_of(error, self.retry_after_seconds)
+            refusal = self.admission.refusal(error)
             if refusal is None:
                 raise
             await deny(scope, receive, send, **refusal)
             return
-        connection = self._connection(scope, receive, send)
+        connection = self.admission.connection(scope, receive, send)
         held = True
         try:
             await self._accept(scope, receive, send)
-            self._enter(connection, rooms, counted=not own)
+            self.hub.enter(connection, rooms, counted=not is_self_check(scope))
             held = False
             connection.opened()
-            await self._run(connection, self._self_handler if own else self._handler)
+            await self._run(connection, self._self_handler if is_self_check(scope) else self._handler)
         except (ConnectionClosed, OSError):
             pass  # the client left, or was sent away: that is how connections end
         except Exception:
@@ -193,15 +185,6 @@ class WebSocketServer:
             raise ConnectionClosed(Close.received(event.get("code"), event.get("reason")))
         offered = scope.get("subprotocols") or ()
         await send({"type": "websocket.accept", "subprotocol": RAW_SUBPROTOCOL if RAW_SUBPROTOCOL in offered else None})
-
-    def _enter(self, connection: Connection, rooms: tuple[str, ...], *, counted: bool) -> None:
-        if counted:
-            self.hub.enter(connection, rooms)
-            return
-        connection.on_ended = self.registry.remove
-        self.registry.add(connection)
-        for room in rooms:
-            self.registry.join(connection, room)
 
     async def _run(self, connection: Connection, handler: Handler) -> None:
         bind = getattr(handler, "bind", None)
@@ -240,14 +223,14 @@ class WebSocketServer:
         Raises:
             ConnectionClosed: the room's name is wrong, the user may not join, or the broker is away; the client was told.
         """
-        connection = self._connection(
-            websocket.scope, websocket.receive, websocket.send, user=user, metadata=metadata, websocket=websocket
-        )
+        connection = self.admission.connection(
+            websocket.scope, websocket.receive, websocket.send,
+            given=(websocket._receive, websocket._send), user=user, metadata=metadata,
+        )  # fmt: skip
         try:
-            rooms = self._rooms_of(websocket.scope, room_id, user=connection.user)
-            await self._hold(rooms)
+            rooms = await self.admission.hold_rooms(websocket.scope, room_id, user=connection.user)
         except Exception as error:
-            refusal = refusal_of(error, self.retry_after_seconds)
+            refusal = self.admission.refusal(error)
             if refusal is None:
                 raise
             await websocket.close(refusal["close"].code, refusal["close"].reason)
@@ -345,40 +328,6 @@ class WebSocketServer:
         self.hub.leave(connection, room)
 
     # -- inside
-
-    def _rooms_of(self, scope: Scope, room: str, *, user: str | None = None) -> tuple[str, ...]:
-        """The rooms a new connection is in. Raises ``InvalidRoomName``, ``JoinRefused``."""
-        check_room(room)
-        if self.draining:
-            raise JoinRefused("This node is restarting; connect again.", status=503, close=RESTARTING)
-        check_may_join(scope, room)
-        user = user or user_id(scope.get("user"))
-        return (room, EVERYONE, user_room(user)) if user else (room, EVERYONE)
-
-    async def _hold(self, rooms: tuple[str, ...]) -> None:
-        if not self.hub.started:
-            await self.start()
-        await self.hub.hold(rooms)
-
-    def _connection(
-        self,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        *,
-        user: str | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        websocket: WebSocket | None = None,
-    ) -> Connection:
-        raw = (
-            (receive, send) if websocket is None else (websocket._receive, websocket._send)
-        )  # Starlette's own wrappers are in between
-        return Connection(
-            str(scope.get(CONNECTION_ID) or self.hub.new_id()),
-            scope, receive, send,
-            frames=frames_of(scope, *raw), reader=self.validation, outlet_options=self._outbox,
-            user=user or user_id(scope.get("user")) or None, metadata=metadata,
-        )  # fmt: skip
 
     def _session(self, websocket: WebSocket) -> _Session:
         try:

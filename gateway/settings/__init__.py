@@ -1,4 +1,4 @@
-"""Settings: the models (``models``, ``groups``), where values come from (``environment``, ``sources``), and how they are shown (``text``)."""
+"""Settings: the models, where values come from (``environment``, ``sources``), and how they are shown (``text``)."""
 
 from .environment import env_name
 from .models import Problem, Settings, SettingsError, check_exposure, is_loopback

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.api_request import REASONS, traceparent_of
+from gateway.api.requests import REASONS, traceparent_of
 from gateway.broker import MemoryBroker
 from gateway.envelope import Envelope
 from gateway.errors import BrokerUnavailable
-from gateway.idempotency import IdempotencyTable
-from gateway.problems import Problem, problem_of
+from gateway.api.idempotency import IdempotencyTable
+from gateway.api.problems import Problem, problem_of
 from gateway.server import WebSocketServer
 from tests.gateway.api_helpers import KEY, MAX_BODY_BYTES, VERSION, Api, open_api, settle
 
@@ -644,7 +644,7 @@ async def test_the_key_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPa
         compared.append((len(one), len(other)))
         return one == other
 
-    monkeypatch.setattr("gateway.api_request.hmac.compare_digest", compare)
+    monkeypatch.setattr("gateway.api.requests.hmac.compare_digest", compare)
     for shown in ("x", KEY, "y" * 500):
         async with open_api(show={"authorization": f"Bearer {shown}"}) as api:
             await api.client.get("/api/rooms")

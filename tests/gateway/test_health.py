@@ -11,7 +11,7 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 
-from gateway.checks import CheckResult, NamedCheck
+from gateway.health.checks import CheckResult, NamedCheck
 from gateway.errors import BrokerUnavailable, IllegalTransition
 from gateway.health import Health, HealthState, LoopLag, SelfCheckFailed, WebSocketSelfCheck, health_routes
 from gateway.server import WebSocketServer, self_room

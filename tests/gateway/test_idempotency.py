@@ -1,4 +1,4 @@
-"""``gateway.idempotency``: done once, answered alike, bounded."""
+"""``gateway.api.idempotency``: done once, answered alike, bounded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.idempotency import IdempotencyTable, KeyReused, TableFull
+from gateway.api.idempotency import IdempotencyTable, KeyReused, TableFull
 from tests.middleware.asgi_helpers import Clock
 
 

@@ -1,4 +1,4 @@
-"""``gateway.openapi``: the description says what the routes do, no more and no less."""
+"""``gateway.api.openapi``: the description says what the routes do, no more and no less."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
 from gateway.api import api_routes
-from gateway.openapi import openapi_document
+from gateway.api.openapi import openapi_document
 from gateway.server import WebSocketServer
 from tests.gateway.api_helpers import VERSION, open_api
 

@@ -28,7 +28,7 @@ from middleware.close import (
     Close,
 )  # fmt: skip
 
-from .message import Message
+from ..message import Message
 from .problems import Problem
 
 __all__ = [

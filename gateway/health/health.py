@@ -30,15 +30,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from ..errors import IllegalTransition
 from .checks import Check, CheckResult, NamedCheck
-from .errors import IllegalTransition
 from .loop_lag import LoopLag, LoopLagStatistics
-from .self_check import SelfCheckFailed, WebSocketSelfCheck
 
-__all__ = [
-    "Check", "CheckResult", "Health", "HealthState", "HealthStatistics", "LoopLag", "LoopLagStatistics", "Report",
-    "SelfCheckFailed", "WebSocketSelfCheck", "health_routes",
-]  # fmt: skip
+__all__ = ["Health", "HealthState", "HealthStatistics", "Report", "health_routes"]
 
 LOOP_LAG = "loop-lag"
 """The name under which the loop's lag stands among the checks."""

@@ -10,13 +10,13 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from .api_request import check_user, idempotency_key_of, message_of, name_of, read_body, traceparent_of
-from .api_response import in_time, json_response
-from .hub import Hub
+from ..hub import Hub
+from ..message import Message, check_room, user_room
+from ..registry import EVERYONE
 from .idempotency import IdempotencyTable, KeyReused, TableFull
-from .message import Message, check_room, user_room
 from .problems import Problem
-from .registry import EVERYONE
+from .requests import check_user, idempotency_key_of, message_of, name_of, read_body, traceparent_of
+from .responses import in_time, json_response
 
 __all__ = ["Publishing"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .api_request import DEFAULT_PAGE, LARGEST_PAGE, LONGEST_KEY, LONGEST_USER, REASONS
-from .message import MAX_ROOM_BYTES
+from ..message import MAX_ROOM_BYTES
+from .requests import DEFAULT_PAGE, LARGEST_PAGE, LONGEST_KEY, LONGEST_USER, REASONS
 
 __all__ = ["PARAMETERS", "SCHEMAS"]
 

@@ -8,7 +8,7 @@ from http import HTTPStatus
 
 import msgspec
 
-from .errors import BrokerUnavailable, InvalidRoomName
+from ..errors import BrokerUnavailable, InvalidRoomName
 
 __all__ = ["PROBLEM_JSON", "Problem", "problem_of"]
 

@@ -10,12 +10,12 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from .api_request import Page, check_user, close_of, is_connection_id, name_of, page_of
-from .api_response import in_time, json_response
-from .message import check_room
+from ..message import check_room
+from ..server import WebSocketServer
 from .openapi import openapi_document
 from .problems import Problem
-from .server import WebSocketServer
+from .requests import Page, check_user, close_of, is_connection_id, name_of, page_of
+from .responses import in_time, json_response
 
 __all__ = ["Inspecting"]
 
@@ -51,7 +51,7 @@ class Inspecting:
                 "id": hub.node,
                 "version": self._version,
                 "uptime_seconds": round(time.monotonic() - self._started_at, 3),
-                "draining": self._server.draining,
+                "draining": self._server.admission.draining,
                 "statistics": statistics,
             }
         )

@@ -23,13 +23,13 @@ from starlette.websockets import WebSocketClose
 
 from middleware.asgi import Event, Receive, Scope, Send
 
-from .api_inspect import Inspecting
-from .api_publish import Publishing
-from .api_request import ApiKey
-from .api_response import problem_response
+from ..server import WebSocketServer
 from .idempotency import IdempotencyTable
+from .inspecting import Inspecting
 from .problems import Problem, problem_of
-from .server import WebSocketServer
+from .publishing import Publishing
+from .requests import ApiKey
+from .responses import problem_response
 
 __all__ = ["OnRequest", "api_routes"]
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from starlette.responses import Response
 
-from .errors import BrokerUnavailable
+from ..errors import BrokerUnavailable
 from .problems import PROBLEM_JSON, Problem
 
 __all__ = ["in_time", "json_response", "problem_response"]
