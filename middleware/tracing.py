@@ -178,19 +178,14 @@ class HandshakeGuard(Guard):
         if not self._handshake.trace_flags.sampled:
             return
         span = self._linked_span("websocket close", SpanKind.INTERNAL)
-        if span.is_recording():
-            span.set_attributes(
-                {
-                    CLOSE_CODE: close.code,
-                    CLOSE_REASON: close.reason,
-                    CLOSE_INITIATOR: channel.initiator,
-                    RECEIVED_MESSAGES: channel.received_messages,
-                    RECEIVED_BYTES: channel.received_bytes,
-                    SENT_MESSAGES: channel.sent_messages,
-                    SENT_BYTES: channel.sent_bytes,
-                }
-            )
-            _fail(span, close)
+        span.set_attributes(
+            {
+                CLOSE_CODE: close.code, CLOSE_REASON: close.reason, CLOSE_INITIATOR: channel.initiator,
+                RECEIVED_MESSAGES: channel.received_messages, RECEIVED_BYTES: channel.received_bytes,
+                SENT_MESSAGES: channel.sent_messages, SENT_BYTES: channel.sent_bytes,
+            }
+        )  # fmt: skip
+        _fail(span, close)
         span.end()
 
     def _end_handshake(self, status: int | None, refused: Close | None = None) -> None:
