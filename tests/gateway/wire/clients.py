@@ -68,7 +68,7 @@ class FakeTransport(asyncio.Transport):
         return {"peername": ("192.0.2.7", 4711), "sockname": ("192.0.2.1", 80)}.get(name, default)
 
     def write(self, data: Any) -> None:
-        assert not (self.eof or self.closed or self.aborted), "nothing is written behind the end"
+        assert not any((self.eof, self.closed, self.aborted)), "nothing is written behind the end"
         self.data += bytes(data)
 
     def take(self) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from types import SimpleNamespace
 from typing import Any
 
@@ -64,7 +65,7 @@ def test_how_the_bytes_are_cut_makes_no_difference(data: st.DataObject) -> None:
         payload = message.encode() if isinstance(message, str) else message
         cuts = sorted(data.draw(st.lists(st.integers(0, len(payload)), max_size=3)))
         edges = [0, *cuts, len(payload)]
-        for index, (start, stop) in enumerate(zip(edges, edges[1:], strict=False)):
+        for index, (start, stop) in enumerate(itertools.pairwise(edges)):
             opcode = CONT if index else (TEXT if isinstance(message, str) else BINARY)
             stream += frame(opcode, payload[start:stop], fin=index == len(edges) - 2)
             if data.draw(st.booleans()):
