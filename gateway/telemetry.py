@@ -1,6 +1,6 @@
 """What the core counts, turned into metrics when somebody asks; and the set-up of trace export.
 
-The hot path only adds to plain numbers (``Buckets.observe`` is two additions); everything else happens at scrape time.
+The hot path only adds to plain numbers (``Histogram.observe`` is two additions); everything else happens at scrape time.
 Labels are namespaces that were declared, and reasons from the closed set of endings: nothing a client can choose.
 """
 
@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import platform
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
@@ -17,9 +16,12 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+
+from middleware.series import Histogram
 
 from .hub import Hub
 from .version import __version__
@@ -27,34 +29,11 @@ from .version import __version__
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
-__all__ = ["Buckets", "GatewayCollector", "metrics_route", "new_registry", "tracer_provider"]
+__all__ = ["GatewayCollector", "metrics_route", "new_registry", "tracer_provider"]
 
 FANOUT_RECIPIENTS = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000)
 FANOUT_SECONDS = (0.00001, 0.00005, 0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 LOOP_LAG_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
-
-
-class Buckets:
-    """A histogram that costs a third of a microsecond; bounds are inclusive upper limits, as Prometheus has them."""
-
-    __slots__ = ("_bounds", "_counts", "_sum")
-
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self._bounds = tuple(bounds)
-        self._counts = [0] * (len(self._bounds) + 1)
-        self._sum = 0.0
-
-    def observe(self, value: float) -> None:
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
-
-    def family(self, name: str, help_text: str) -> HistogramMetricFamily:
-        """The histogram as a metric family."""
-        buckets, total = [], 0
-        for bound, count in zip((*map(str, self._bounds), "+Inf"), self._counts, strict=True):
-            total += count
-            buckets.append((bound, total))
-        return HistogramMetricFamily(name, help_text, buckets=buckets, sum_value=self._sum)
 
 
 class GatewayCollector(Collector):
@@ -66,9 +45,9 @@ class GatewayCollector(Collector):
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
-        self.loop_lag = Buckets(LOOP_LAG_SECONDS)
-        self._fanout_recipients = Buckets(FANOUT_RECIPIENTS)
-        self._fanout_seconds = Buckets(FANOUT_SECONDS)
+        self.loop_lag = Histogram(LOOP_LAG_SECONDS)
+        self._fanout_recipients = Histogram(FANOUT_RECIPIENTS)
+        self._fanout_seconds = Histogram(FANOUT_SECONDS)
         self.drain_left = 0
         hub.registry.ledger.on_fanout = self._on_fanout
 
@@ -83,9 +62,9 @@ class GatewayCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         yield from self._collect_state()
         yield from self._collect_ledger()
-        yield self._fanout_recipients.family("tidegate_fanout_recipients", "Members a write to a room went to.")
-        yield self._fanout_seconds.family("tidegate_fanout_seconds", "Time a write to all members of a room took.")
-        yield self.loop_lag.family("tidegate_loop_lag_seconds", "How late the event loop ran a timer.")
+        yield _family("tidegate_fanout_recipients", "Members a write to a room went to.", self._fanout_recipients)
+        yield _family("tidegate_fanout_seconds", "Time a write to all members of a room took.", self._fanout_seconds)
+        yield _family("tidegate_loop_lag_seconds", "How late the event loop ran a timer.", self.loop_lag)
 
     def _collect_state(self) -> Iterator[Metric]:
         registry, totals = self._hub.registry.statistics(), self._hub.statistics()
@@ -125,6 +104,11 @@ class GatewayCollector(Collector):
             for reason, count in total.dropped.items():
                 dropped.add_metric((name, reason), count)
         yield dropped
+
+
+def _family(name: str, help_text: str, histogram: Histogram) -> HistogramMetricFamily:
+    buckets = [(floatToGoString(bucket.bound), bucket.cumulated) for bucket in histogram.buckets()]
+    return HistogramMetricFamily(name, help_text, buckets=buckets, sum_value=histogram.sum)
 
 
 def _tasks() -> int:

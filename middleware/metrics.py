@@ -26,11 +26,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.samples import Exemplar
 
-from ._series import Bucket, Histogram, Number
 from .asgi import SELF_CHECK, ASGIApp, Channel, Event, payload_bytes
 from .catalogue import CATALOGUE, OBSERVATIONS, Metric, catalogue_markdown
 from .close import GOING_AWAY, INTERNAL_ERROR, NAMED, Close
 from .layer import Guard, Layer, Link
+from .series import Bucket, Histogram, Number
 
 __all__ = ["CATALOGUE", "OBSERVATIONS", "Metric", "MetricsMiddleware", "catalogue_markdown"]
 
