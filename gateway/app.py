@@ -244,5 +244,6 @@ def _ops_routes(gateway: Gateway) -> list[BaseRoute]:
             api_key=settings.api_key.get_secret_value() if settings.api_key else None,
             max_body_bytes=settings.message.max_bytes,
             version=__version__,
+            on_request=gateway.collector.on_api_request,
         ),
     ]

@@ -7,7 +7,9 @@ Labels are namespaces that were declared, and reasons from the closed set of end
 from __future__ import annotations
 
 import asyncio
+import math
 import platform
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -16,7 +18,6 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -31,8 +32,10 @@ if TYPE_CHECKING:
 
 __all__ = ["GatewayCollector", "metrics_route", "new_registry", "tracer_provider"]
 
-FANOUT_RECIPIENTS = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000)
+FANOUT_RECIPIENTS = (1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10_000.0)
 FANOUT_SECONDS = (0.00001, 0.00005, 0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+API_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+PING_RTT_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0)
 LOOP_LAG_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 
@@ -46,6 +49,10 @@ class GatewayCollector(Collector):
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         self.loop_lag = Histogram(LOOP_LAG_SECONDS)
+        self.ping_rtt = Histogram(PING_RTT_SECONDS)
+        self._api_seconds = Histogram(API_SECONDS)
+        self._api_requests: Counter[tuple[str, int]] = Counter()
+        self._wire_refused: Counter[int] = Counter()
         self._fanout_recipients = Histogram(FANOUT_RECIPIENTS)
         self._fanout_seconds = Histogram(FANOUT_SECONDS)
         self.drain_left = 0
@@ -54,6 +61,15 @@ class GatewayCollector(Collector):
     def _on_fanout(self, messages: int, recipients: int, seconds: float) -> None:
         self._fanout_recipients.observe(recipients)
         self._fanout_seconds.observe(seconds)
+
+    def on_api_request(self, operation: str, status: int, seconds: float) -> None:
+        """An API request was answered; ``operation`` is from the API's closed set."""
+        self._api_requests[operation, status] += 1
+        self._api_seconds.observe(seconds)
+
+    def on_wire_refused(self, status: int) -> None:
+        """The wire refused a request itself, before any layer saw it."""
+        self._wire_refused[status] += 1
 
     def describe(self) -> Iterable[Metric]:
         """Nothing: the families are the same at every scrape and are not asked for at registration."""
@@ -65,6 +81,8 @@ class GatewayCollector(Collector):
         yield _family("tidegate_fanout_recipients", "Members a write to a room went to.", self._fanout_recipients)
         yield _family("tidegate_fanout_seconds", "Time a write to all members of a room took.", self._fanout_seconds)
         yield _family("tidegate_loop_lag_seconds", "How late the event loop ran a timer.", self.loop_lag)
+        yield _family("tidegate_ping_rtt_seconds", "From a keepalive ping to its pong.", self.ping_rtt)
+        yield from self._collect_http()
 
     def _collect_state(self) -> Iterator[Metric]:
         registry, totals = self._hub.registry.statistics(), self._hub.statistics()
@@ -105,9 +123,22 @@ class GatewayCollector(Collector):
                 dropped.add_metric((name, reason), count)
         yield dropped
 
+    def _collect_http(self) -> Iterator[Metric]:
+        requests = CounterMetricFamily("tidegate_api_requests", "Requests to the HTTP API.", labels=("operation", "status"))
+        for (operation, status), count in self._api_requests.items():
+            requests.add_metric((operation, str(status)), count)
+        yield requests
+        yield _family("tidegate_api_request_seconds", "Time to answer a request to the HTTP API.", self._api_seconds)
+        refused = CounterMetricFamily(
+            "tidegate_wire_refused", "Handshakes and requests that the wire refused itself.", labels=("status",)
+        )  # fmt: skip
+        for status, count in self._wire_refused.items():
+            refused.add_metric((str(status),), count)
+        yield refused
+
 
 def _family(name: str, help_text: str, histogram: Histogram) -> HistogramMetricFamily:
-    buckets = [(floatToGoString(bucket.bound), bucket.cumulated) for bucket in histogram.buckets()]
+    buckets = [("+Inf" if math.isinf(bound) else str(bound), count) for bound, count, _ in histogram.buckets()]
     return HistogramMetricFamily(name, help_text, buckets=buckets, sum_value=histogram.sum)
 
 

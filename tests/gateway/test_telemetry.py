@@ -1,0 +1,129 @@
+"""What the core counts becomes well-formed metrics, and nothing a client can choose becomes a label."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from prometheus_client import CollectorRegistry
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from starlette.applications import Starlette
+
+from gateway.hub import Hub
+from gateway.registry import EVERYONE
+from gateway.telemetry import GatewayCollector, metrics_route, new_registry, tracer_provider
+from middleware.close import SLOW_CONSUMER
+from tests.gateway.connections import frame_connection
+from tests.middleware.asgi_helpers import http_scope
+
+
+async def scrape(registry: CollectorRegistry, accept: str) -> tuple[str, str]:
+    """Content type and text of ``GET /metrics``."""
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(event: Any) -> None:
+        sent.append(event)
+
+    app = Starlette(routes=[metrics_route(registry)])
+    await app(http_scope("/metrics", headers=[(b"accept", accept.encode())]), receive, send)
+    headers = dict(sent[0]["headers"])
+    return headers[b"content-type"].decode(), sent[1]["body"].decode()
+
+
+async def test_fan_out_rooms_and_ledger_are_told() -> None:
+    """Every number of the hub has its sample, in OpenMetrics and in the classic format."""
+    hub = Hub(namespaces=["chat"], node="n")
+    await hub.start()
+    registry = CollectorRegistry()
+    collector = GatewayCollector(hub)
+    registry.register(collector)
+    for _ in range(3):
+        connection, frames = frame_connection(user="u")
+        rooms = ("chat:1", EVERYONE, "~user/u")
+        await hub.hold(rooms)
+        hub.enter(connection, rooms)
+    frames.buffered = 1 << 30  # the last one is slow
+    await hub.publish("chat:1", "x")
+    for _ in range(3):
+        await asyncio.sleep(0)
+    collector.loop_lag.observe(0.004)
+    content_type, text = await scrape(registry, "application/openmetrics-text")
+    assert content_type.startswith("application/openmetrics-text")
+    samples = {
+        (one.name, tuple(sorted(one.labels.items()))): one.value
+        for family in text_string_to_metric_families(text)
+        for one in family.samples
+    }
+    chat = (("namespace", "chat"),)
+    assert samples["tidegate_deliveries_expected_total", chat] == 3
+    assert samples["tidegate_deliveries_written_total", chat] == 2
+    assert samples["tidegate_deliveries_dropped_total", (*chat, ("reason", SLOW_CONSUMER.reason))] == 1
+    assert samples["tidegate_registered_connections", ()] == 2
+    assert (samples["tidegate_rooms", ()], samples["tidegate_users", ()], samples["tidegate_memberships", ()]) == (1, 1, 2)
+    assert samples["tidegate_fanout_recipients_sum", ()] == 3
+    assert samples["tidegate_loop_lag_seconds_bucket", (("le", "0.005"),)] == 1
+    assert samples["tidegate_event_loop_tasks", ()] >= 1
+    content_type, text = await scrape(registry, "*/*")
+    assert content_type.startswith("text/plain")
+    assert 'tidegate_build_info{node="n"' in text
+    await hub.stop()
+
+
+async def test_the_process_tells_of_itself_and_a_second_gateway_does_not_clash() -> None:
+    """Every gateway has a registry of its own."""
+    first, second = new_registry(), new_registry()
+    for registry in (first, second):
+        registry.register(GatewayCollector(Hub()))
+    _, text = await scrape(first, "*/*")
+    assert "process_open_fds" in text
+    assert "python_gc_objects_collected_total" in text
+
+
+def test_without_an_endpoint_there_is_no_provider() -> None:
+    """Nothing is exported, and nothing is paid."""
+    assert tracer_provider(None) is None
+
+
+@pytest.fixture
+def collector() -> Any:
+    """A receiver of OTLP over HTTP: remembers the requests, answers 200."""
+    got: list[tuple[str, bytes]] = []
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            got.append((self.path, self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            return
+
+    server = HTTPServer(("127.0.0.1", 0), Receiver)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", got
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_spans_reach_a_collector(collector: Any) -> None:
+    """The endpoint may be given with or without the signal's path; the resource names the service."""
+    endpoint, got = collector
+    for given in (endpoint, endpoint + "/v1/traces"):
+        provider = tracer_provider(given)
+        assert provider is not None
+        provider.get_tracer("test").start_span("a span").end()
+        provider.shutdown()
+    assert [path for path, _ in got] == ["/v1/traces", "/v1/traces"]
+    request = ExportTraceServiceRequest.FromString(got[0][1])
+    (spans,) = request.resource_spans
+    assert {one.key: one.value.string_value for one in spans.resource.attributes}["service.name"] == "tidegate"
+    assert spans.scope_spans[0].spans[0].name == "a span"
