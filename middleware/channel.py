@@ -28,7 +28,7 @@ class AsgiChannel:
     """A channel over any ASGI server: ``receive`` and ``send`` wrapped once for a whole run of layers."""
 
     __slots__ = (
-        "_closing", "_connected", "_cuts", "_farewell", "_handling", "_held_until", "_hooks", "_kept", "_reader", "_receive",
+        "_closing", "_connected", "_cuts", "_handling", "_held_until", "_hooks", "_next", "_reader", "_receive",
         "_send", "_unsent", "_wake",
         "accepted", "ending", "initiator", "received_bytes", "received_messages", "sent_bytes", "sent_messages",
     )  # fmt: skip
@@ -40,11 +40,10 @@ class AsgiChannel:
         self._connected = False  # websocket.connect was taken: before, some servers cannot be answered
         self._handling = False
         self._held_until = 0.0
-        self._kept: Event | None = None
+        self._next: Event | None = None  # a message that came during a hold, or the disconnect that our close stands for
         self._wake: asyncio.Event | None = None
         self._unsent: Close | None = None
         self._closing: asyncio.Task[None] | None = None
-        self._farewell: Event | None = None
         self._reader: asyncio.Task[Any] | None = None
         self._cuts = -1  # the reader's count of cancellations when we cut it short; -1: we did not
         self.accepted = False
@@ -88,11 +87,8 @@ class AsgiChannel:
                     self._hooks.waiting()
             if self._held_until:
                 await self._wait_while_held()
-            if self._farewell is not None:
-                event, self._farewell = self._farewell, None
-                return event
-            if self._kept is not None:
-                event, self._kept = self._kept, None
+            if self._next is not None:
+                event, self._next = self._next, None
             else:
                 self._reader = asyncio.current_task()
                 try:
@@ -108,11 +104,15 @@ class AsgiChannel:
             if self.ending is not None:  # what the client sent before it saw our close is nobody's
                 continue
             if self._held_until and self._held_until > time.monotonic():  # the hold began while we waited
-                self._kept = event
+                self._next = event
                 continue
-            passed = self._inbound(event)
-            if passed is not None and self.ending is None:  # else a hook has just closed
-                return passed
+            self.received_messages += 1
+            self.received_bytes += payload_bytes(event)
+            passed = event if self._hooks is None else self._hooks.inbound(event)
+            if passed is not None:
+                self._handling = True
+                if self.ending is None:  # else a hook has just closed
+                    return passed
 
     async def send(self, event: Event) -> None:
         kind = event["type"]
@@ -138,18 +138,13 @@ class AsgiChannel:
             self._start_closing()
         return event
 
-    def _inbound(self, event: Event) -> Event | None:
-        self.received_messages += 1
-        self.received_bytes += payload_bytes(event)
-        passed = event if self._hooks is None else self._hooks.inbound(event)
-        self._handling = passed is not None
-        return passed
-
     def _outbound(self, event: Event) -> Event | None:
-        self._refuse_if_ended()
+        if self.ending is not None:
+            raise self._ended()
         passed = event if self._hooks is None else self._hooks.outbound(event)
         if passed is not None:
-            self._refuse_if_ended()  # a hook may just have closed: nothing is sent behind that
+            if self.ending is not None:  # a hook has just closed: nothing is sent behind that
+                raise self._ended()
             self.sent_messages += 1
             self.sent_bytes += payload_bytes(passed)
         return passed
@@ -159,13 +154,12 @@ class AsgiChannel:
             event = self._hooks.accepting(event)
         if self.ending is not None:  # a layer ended it while the app was still making up its mind
             self._start_closing()
-        self._refuse_if_ended()
+            raise self._ended()
         self.accepted = True
         return event
 
-    def _refuse_if_ended(self) -> None:
-        if self.ending is not None:
-            raise Disconnected(f"the connection has ended: {self.ending.reason}")
+    def _ended(self) -> Disconnected:
+        return Disconnected(f"the connection has ended: {self.ending.reason if self.ending else ''}")
 
     def _ending(self, event: Event) -> Event | None:
         """A close or a response of the app (or of ``deny``) on its way out; ``None`` when ours was first."""
@@ -192,7 +186,7 @@ class AsgiChannel:
         if self._unsent is not None:
             close, self._unsent = self._unsent, None
             self._closing = asyncio.get_running_loop().create_task(self._send_close(close))
-            self._farewell = {"type": "websocket.disconnect", "code": close.code, "reason": close.reason}
+            self._next = {"type": "websocket.disconnect", "code": close.code, "reason": close.reason}
             if self._reader is not None:
                 self._cuts = self._reader.cancelling()
                 self._reader.cancel()
