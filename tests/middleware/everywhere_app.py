@@ -30,7 +30,7 @@ from starlette.routing import Route, WebSocketRoute
 
 from middleware import Close, Guard, Layer, Link, Refuse
 from middleware.access_log import AccessLogMiddleware
-from middleware.asgi import ASGIApp, Event, Receive, Scope, Send, header
+from middleware.asgi import FRAMES_EXTENSION, ASGIApp, Event, Receive, Scope, Send, header
 from middleware.auth import AuthMiddleware
 from middleware.close import AT_CAPACITY, MAX_AGE, RATE_LIMITED
 from middleware.compression import CompressionMiddleware
@@ -52,6 +52,8 @@ class ProbeMiddleware(Layer):
     """Does to a connection what its query string says, and counts the guards that are open."""
 
     opened = 0
+    direct: ClassVar[set[str]] = set()
+    """Where hooks ran in the server's own object."""
 
     async def open(self, link: Link) -> Guard | None:
         query = link.scope["query_string"].decode()
@@ -60,6 +62,8 @@ class ProbeMiddleware(Layer):
         if query == "deadline":
             link.close_after(0.05, MAX_AGE)
         ProbeMiddleware.opened += 1
+        if link.frames is not None:
+            ProbeMiddleware.direct.add(link.scope["tests.prefix"])
         return ProbeGuard(link, query)
 
 
@@ -260,8 +264,9 @@ class Judge:
             await self.app(scope, receive, send)
             return
         self.running += 1
+        direct = FRAMES_EXTENSION in scope["extensions"]  # to be judged it would have to be wrapped, and so be another thing
         try:
-            await self.app(scope, receive, partial(self._sending, send, [""], scope["path"]))
+            await self.app(scope, receive, send if direct else partial(self._sending, send, [""], scope["path"]))
         finally:
             self.running -= 1
 
@@ -306,6 +311,7 @@ class House:
                     "complaints": self.judge.complaints + ScopeJudge.complaints,
                     "running": self.judge.running,
                     "opened": ProbeMiddleware.opened,
+                    "direct": sorted(ProbeMiddleware.direct),
                 }
             ).encode()
             await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", str(len(body)).encode())]})

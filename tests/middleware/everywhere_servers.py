@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 APP = "tests.middleware.everywhere_app:app"
 COMMANDS = {
     "uvicorn": ["uvicorn", APP, "--host", "127.0.0.1", "--port", "{port}", "--lifespan", "on", "--no-access-log"],
+    "wire": ["uvicorn", APP, "--host", "127.0.0.1", "--port", "{port}", "--lifespan", "on", "--ws", "gateway.wire:WireProtocol"],
     "hypercorn": ["hypercorn", APP, "--bind", "127.0.0.1:{port}"],
     "granian": ["granian", APP, "--interface", "asgi", "--host", "127.0.0.1", "--port", "{port}", "--workers", "1"],
 }
