@@ -178,7 +178,8 @@ class GuardedHttpProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The body is whole, too (called by the parser)."""
-        self._set_deadline(NEVER)
+        if not (self.parser.should_upgrade() and self._should_upgrade()):  # then the deadline goes on to the 101
+            self._set_deadline(NEVER)
         super().on_message_complete()
 
     # Upgrades

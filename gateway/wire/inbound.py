@@ -29,12 +29,14 @@ from .keepalive import Keepalive
 from .outbound import CLOSING, LOST, OPEN, logger
 from .parser import ControlFinder, FrameParser, ParserPool
 
-__all__ = ["Inbound"]
+__all__ = ["MAX_THROWN_AWAY_BYTES", "Inbound"]
 
 WAITING, HELD, FULL, TURN, BEHIND, CLOSED = 1, 2, 4, 8, 16, 32
 """Why nothing is parsed: not accepted yet; ``hold``; enough waits for ``receive``; others' turn; a new handler has to catch up;
 our close frame is out, or the socket is being shut."""
 
+MAX_THROWN_AWAY_BYTES = 4 * 1024 * 1024
+"""What a client may still send while its connection ends, so that the end can be a FIN; beyond it is a reset."""
 _UNLIMITED = 1 << 62
 
 
@@ -45,7 +47,7 @@ class Inbound(Keepalive):
 
     __slots__ = (
         "_backlog", "_blocked", "_eof", "_finder", "_frames", "_hold_timer", "_hooks", "_inbox", "_inbox_bytes",
-        "_inflate_bits", "_on_message", "_parser", "_turn_ends", "_waiter",
+        "_inflate_bits", "_on_message", "_parser", "_thrown_away", "_turn_ends", "_waiter",
     )  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -62,7 +64,7 @@ class Inbound(Keepalive):
         self._hooks: Hooks | None = None
         self._on_message: Callable[[Event], None] | None = None
         self._hold_timer: asyncio.TimerHandle | None = None
-        self._frames = 0
+        self._frames = self._thrown_away = 0
         self._turn_ends = 0.0
 
     # Bytes
@@ -186,8 +188,7 @@ class Inbound(Keepalive):
     def _keep(self, data: bytes) -> None:
         """Bytes that cannot be parsed now."""
         if self._blocked & CLOSED:
-            if self._phase == CLOSING and self._finder is not None:
-                self._look_for_close_reply(data)
+            self._throw_away(data)
             return
         self._backlog += data
         if self._deadlines.pong != NEVER:
@@ -195,6 +196,13 @@ class Inbound(Keepalive):
         if len(self._backlog) >= self.options.backlog_bytes and not self._reading_paused and not self._eof:
             self._reading_paused = True
             self.transport.pause_reading()
+
+    def _throw_away(self, data: bytes) -> None:
+        self._thrown_away += len(data)
+        if self._phase == CLOSING and self._finder is not None:
+            self._look_for_close_reply(data)
+        if self._thrown_away > MAX_THROWN_AWAY_BYTES:
+            self.abort()
 
     def _look_for_pong(self, data: bytes) -> None:
         if self._finder is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from .inbound import MAX_THROWN_AWAY_BYTES
 from .wheel import wheel_of
 
 __all__ = ["Lingering"]
@@ -17,13 +18,14 @@ __all__ = ["Lingering"]
 class Lingering(asyncio.Protocol):
     """Reads a socket to its end for ``seconds`` at most."""
 
-    __slots__ = ("_connections", "_transport", "_wheel", "wheel_tick")
+    __slots__ = ("_bytes", "_connections", "_transport", "_wheel", "wheel_tick")
 
     def __init__(self, transport: asyncio.Transport, connections: set[Any], loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
         self._connections = connections
         self._wheel = wheel_of(loop)
         self.wheel_tick: int | None = None
+        self._bytes = 0
 
     @classmethod
     def take_over(
@@ -39,6 +41,12 @@ class Lingering(asyncio.Protocol):
             transport.write_eof()
         else:
             transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        """Thrown away, within limits."""
+        self._bytes += len(data)
+        if self._bytes > MAX_THROWN_AWAY_BYTES:
+            self._transport.abort()
 
     def on_timer(self, now: float) -> None:
         """Long enough (``wheel.Timed``)."""
