@@ -1,0 +1,176 @@
+"""The composed gateway: what is where, in which order, and that the check of itself goes all the way."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway import Settings, create_app
+from gateway.errors import StartupError
+from middleware import (
+    AccessLogMiddleware,
+    AuthMiddleware,
+    CompressionMiddleware,
+    ConnectionLimitMiddleware,
+    MetricsMiddleware,
+    OriginMiddleware,
+    RateLimitMiddleware,
+    TracingMiddleware,
+)
+from middleware.asgi import ASGIApp, Event
+from middleware.compression import train_dictionary
+from tests.gateway.broker.brokers import MoodyBroker
+from tests.middleware.asgi_helpers import Server, http_scope, run, websocket_scope
+
+SECRET = "0123456789abcdef0123456789abcdef"
+
+
+async def get(app: ASGIApp, path: str, method: str = "GET") -> tuple[int, dict[bytes, bytes], bytes]:
+    """Status, headers and body of a request."""
+    sent: list[Event] = []
+
+    async def receive() -> Event:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(event: Event) -> None:
+        sent.append(event)
+
+    await app({**http_scope(path), "method": method}, receive, send)
+    body = b"".join(event.get("body", b"") for event in sent if event["type"] == "http.response.body")
+    return sent[0]["status"], dict(sent[0]["headers"]), body
+
+
+def settings(**values: Any) -> Settings:
+    return Settings(**values)
+
+
+def test_the_layers_stand_in_the_agreed_order() -> None:
+    """Who observes is outermost; a slot is taken before the token is looked at; a message pays before it is unpacked."""
+    app = create_app(settings(auth={"mode": "jwt", "secret": SECRET}, connection_limit={"per_user": 3, "per_room": 9}))
+    layers = [type(layer) for layer in app.sockets._app._layers]  # type: ignore[attr-defined]
+    assert layers == [
+        TracingMiddleware,
+        MetricsMiddleware,
+        AccessLogMiddleware,
+        OriginMiddleware,
+        ConnectionLimitMiddleware,
+        AuthMiddleware,
+        ConnectionLimitMiddleware,
+        RateLimitMiddleware,
+        CompressionMiddleware,
+    ]
+
+
+def test_what_is_switched_off_is_not_there() -> None:
+    """No authentication, no limits per user and room, no compression: no layer for them."""
+    app = create_app(settings(compression={"zstd": False}))
+    layers = {type(layer) for layer in app.sockets._app._layers}  # type: ignore[attr-defined]
+    assert not layers & {AuthMiddleware, CompressionMiddleware}
+
+
+@pytest.mark.parametrize("path", ["/", "/ws", "/other/room", "/metrics"])
+async def test_websockets_elsewhere_get_404(path: str) -> None:
+    """The answer says where they are served."""
+    client = await run(create_app(settings()), websocket_scope(path))
+    assert client.status == 404
+    assert "/ws/{room}" in json.loads(client.body)["detail"]
+
+
+async def test_a_path_below_a_root_path_is_found() -> None:
+    """A proxy's prefix is not part of the room."""
+    app = create_app(settings())
+    client = await run(app, websocket_scope("/gateway/ws/lobby", root_path="/gateway"))
+    assert client.accepted
+    await app.stop()
+
+
+async def test_rooms_have_seats() -> None:
+    """per_room refuses the one that is too many with 503, and gives the seat back."""
+    app = create_app(settings(connection_limit={"per_room": 1}))
+    first = Server(stay=True)
+    serving = asyncio.create_task(app(websocket_scope("/ws/tea"), first.receive, first.send))
+    for _ in range(30):
+        await asyncio.sleep(0)
+    assert (await run(app, websocket_scope("/ws/tea"))).status == 503
+    assert (await run(app, websocket_scope("/ws/coffee"))).accepted
+    first.feed({"type": "websocket.disconnect", "code": 1000})
+    await serving
+    assert (await run(app, websocket_scope("/ws/tea"))).accepted
+    await app.stop()
+
+
+async def test_dictionaries_are_served_to_be_kept_for_ever(tmp_path: Path) -> None:
+    """By their id, immutable; an unknown one is a 404 problem."""
+    samples = [json.dumps({"kind": "move", "x": number, "y": -number, "by": "player"}).encode() for number in range(2000)]
+    dictionary = train_dictionary(samples, 2048)
+    (tmp_path / "d.zdict").write_bytes(dictionary.data)
+    app = create_app(settings(compression={"dictionaries": [str(tmp_path / "d.zdict")]}))
+    status, headers, body = await get(app, f"/dictionaries/{dictionary.id}")
+    assert (status, body) == (200, dictionary.data)
+    assert b"immutable" in headers[b"cache-control"]
+    assert (await get(app, "/dictionaries/none"))[0] == 404
+    client = await run(app, websocket_scope("/ws/tea", subprotocols=[f"zstd.{dictionary.id}"]))
+    assert client.of("accept")[0]["subprotocol"] == f"zstd.{dictionary.id}"
+    await app.stop()
+
+
+@pytest.mark.parametrize("auth", [{}, {"mode": "jwt", "secret": SECRET, "audience": "a", "issuer": "i"}])
+async def test_readiness_opens_a_socket_through_the_whole_chain(auth: dict[str, Any]) -> None:
+    """Authentication lets the process itself through; everything behind it is tried for real."""
+    app = create_app(settings(auth=auth))
+    assert (await get(app, "/readyz"))[0] == 503
+    await app.start()
+    status, _, body = await get(app.ops, "/readyz")
+    report = json.loads(body)
+    assert (status, report["status"]) == (200, "ready")
+    assert (await app.health.report()).checks[1].detail == "handshake and echo"
+    await app.stop()
+
+
+async def test_readiness_names_a_broker_that_is_away() -> None:
+    """The failing check has a name, in public too; details only on the ops listener."""
+
+    class Away(MoodyBroker):
+        async def check(self) -> None:
+            self._refuse_when_down()
+
+    broker = Away()
+    app = create_app(settings(), broker=broker)
+    await app.start()
+    broker.down = True
+    status, _, body = await get(app, "/readyz")
+    assert status == 503
+    assert "broker" in json.loads(body)["failing"]
+    assert b"is down" not in body
+    broker.down = False
+    await app.stop()
+
+
+async def test_the_lifespan_starts_and_stops_it_under_any_server() -> None:
+    """Ready after startup; a broker that cannot be reached fails the startup with its reason."""
+    for broker, answer in ((MoodyBroker(), "lifespan.startup.complete"), (MoodyBroker(), "lifespan.startup.failed")):
+        broker.down = answer.endswith("failed")
+        app = create_app(settings(), broker=broker)
+        events = iter([{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}])
+        sent: list[Event] = []
+
+        async def receive(events: Any = events) -> Event:
+            return next(events)
+
+        async def send(event: Event, sent: list[Event] = sent) -> None:
+            sent.append(event)
+
+        await app({"type": "lifespan"}, receive, send)
+        assert sent[0]["type"] == answer
+        if broker.down:
+            assert "the broker is down" in sent[0]["message"]
+
+
+def test_a_broker_that_this_version_has_not_is_said_at_start() -> None:
+    """One sentence with the setting and the way out."""
+    with pytest.raises(StartupError, match="TIDEGATE_BROKER"):
+        create_app(settings(broker="redis://localhost"))
