@@ -274,6 +274,10 @@ class GuardHooks(Hooks):
         for guard in self._waiting:
             guard.waiting()
 
+    def forget(self) -> None:
+        """Call no guard any more. It also parts the channel from the guards, which else keep each other alive in a cycle."""
+        self._accepting = self._inbound = self._outbound = self._waiting = ()
+
 
 class Layer:
     """Base of every middleware here: a pure ASGI app around an ASGI app. Around another Layer it fuses with it."""
@@ -295,10 +299,12 @@ class Layer:
             return
         link = Link(scope, _channel(scope, receive, send))
         guards: list[Guard] = []
+        hooks: GuardHooks | None = None
         interrupted = False
         try:
             if await self._open_all(link, guards):
-                link.channel.install(GuardHooks(guards))
+                hooks = GuardHooks(guards)
+                link.channel.install(hooks)
                 await self._endpoint(link.scope_for_app(), link.channel.receive, link.channel.send)
         except BaseException as error:
             interrupted = not isinstance(error, Exception)
@@ -308,6 +314,8 @@ class Layer:
                 raise
         finally:
             _close_guards(link, guards)
+            if hooks is not None:
+                hooks.forget()
             if isinstance(link.channel, AsgiChannel):
                 await link.channel.settle(wait=not interrupted)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ from middleware.close import (
 )
 
 from .asgi_helpers import Server, binary, disconnect, echo, http_scope, run, text, websocket_scope
-from .fake_frames import framed
+from .fake_frames import FakeFrames, framed
 from .virtual_time import VirtualLoop, run_virtual
 
 MODES = ("asgi", "frames")
@@ -578,3 +579,31 @@ async def test_a_close_stuck_behind_a_dead_peer_does_not_outlive_a_cancelled_con
         await task
     await asyncio.sleep(0)
     assert asyncio.all_tasks() == before
+
+
+async def test_a_connection_that_is_over_is_freed_at_once(mode: str) -> None:
+    """No cycle is left to the garbage collector, which would hold the server's buffers until it comes round."""
+
+    def close(link: Link, event: Event) -> Event:
+        link.close(RATE_LIMITED)
+        return event
+
+    stacks = [
+        Acting(
+            Acting(echo, inbound=lambda link, event: event), lambda link: link.close_after(9, IDLE), waiting=lambda link, _: None
+        ),
+        Acting(echo, inbound=close),
+    ]
+    for app in stacks:
+        await drive(mode, app, text("x"))
+        gc.collect()
+        gc.disable()
+        try:
+            await drive(mode, app, text("x"))
+            gc.set_debug(gc.DEBUG_SAVEALL)
+            gc.collect()
+            assert [thing for thing in gc.garbage if isinstance(thing, Guard | Link | AsgiChannel | FakeFrames)] == []
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
