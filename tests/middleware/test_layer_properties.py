@@ -221,6 +221,7 @@ async def live(
 @given(
     stack_of=st.lists(plans, min_size=1, max_size=4),
     foreign_at=st.none() | st.integers(0, 3),
+    foreign_wraps=st.booleans(),
     script=scripts,
     app_steps=steps,
     stay=st.booleans(),
@@ -230,6 +231,7 @@ def test_whatever_layers_apps_and_clients_do(
     mode: str,
     stack_of: list[Plan],
     foreign_at: int | None,
+    foreign_wraps: bool,
     script: list[Event],
     app_steps: list[str],
     stay: bool,
@@ -241,7 +243,7 @@ def test_whatever_layers_apps_and_clients_do(
     for place, plan in reversed(list(enumerate(stack_of))):
         app = Planned(app, place=place, plan=plan, story=story)
         if place == foreign_at:
-            app = wrapping(app)
+            app = foreign(app, wraps=foreign_wraps)
 
     async def main(loop: VirtualLoop) -> tuple[Server, set[asyncio.Task[Any]], int]:
         return *await live(loop, story, app, script, mode=mode, cancel_after=cancel_after, stay=stay), loop.pending_timers()
@@ -266,10 +268,13 @@ def in_order(passages: list[tuple[int, Event]], direction: int) -> None:
             assert (next_place - place) * direction > 0
 
 
-def wrapping(app: ASGIApp) -> ASGIApp:
-    """A middleware of somebody else that wraps the connection."""
+def foreign(app: ASGIApp, *, wraps: bool) -> ASGIApp:
+    """A middleware of somebody else, which wraps the connection or only has a look at it."""
 
-    async def foreign(scope: Scope, receive: Receive, send: Send) -> None:
+    async def looking(scope: Scope, receive: Receive, send: Send) -> None:
+        await app(scope, receive, send)
+
+    async def wrapping(scope: Scope, receive: Receive, send: Send) -> None:
         async def receiving() -> Event:
             return await receive()
 
@@ -278,7 +283,7 @@ def wrapping(app: ASGIApp) -> ASGIApp:
 
         await app(scope, receiving, sending)
 
-    return foreign
+    return wrapping if wraps else looking
 
 
 @pytest.mark.parametrize("mode", ["asgi", "frames"])
