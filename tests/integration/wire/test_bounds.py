@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+import uvloop
 import websockets
 
 from middleware.close import Close
@@ -316,3 +318,20 @@ async def test_nothing_is_left_of_connections_however_they_ended() -> None:
         await until(lambda: not served.server.server_state.tasks)
         assert len(served.http.admission) == 0
         await until(lambda: len(asyncio.all_tasks()) <= tasks)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        test_a_body_that_does_not_come_has_a_deadline, test_an_app_that_does_not_accept_in_time,
+        test_one_client_has_few_pending_handshakes, test_a_client_that_does_not_read_is_dropped,
+        test_a_million_pings_queue_nothing, test_tiny_frames_do_not_keep_others_waiting,
+        test_the_end_is_a_fin_although_the_client_keeps_sending, test_shutdown_says_1012_and_ends_with_a_fin,
+        test_shutdown_with_two_stuck_readers_ends_in_time, test_a_silent_peer_is_dropped,
+        test_nothing_is_left_of_connections_however_they_ended,
+    ],
+)  # fmt: skip
+def test_under_uvloop_too(attack: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Its transports buffer and end in their own ways; the bounds are the same."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(attack())
