@@ -137,7 +137,7 @@ class Connection:
 
     def _make_outlet(self, send: Send, options: OutletOptions) -> Outlet:
         if self.frames is None:
-            return AsgiOutlet(send, options, on_slow=lambda: self.close(SLOW_CONSUMER), on_lost=self._unreachable)
+            return AsgiOutlet(send, options, on_slow=lambda: self._end(SLOW_CONSUMER), on_lost=self._unreachable)
         self.frames.on_finished = self.ended
         return FrameOutlet(self.frames, options)
 
@@ -178,18 +178,18 @@ class Connection:
             return
 
     async def _next_event(self) -> Event:
-        if self._interrupted:
-            raise ConnectionClosed(self.ending or ABNORMAL)
-        self._reading = asyncio.current_task()
-        try:
-            return await self._receive()
-        except asyncio.CancelledError:
-            # Our own interruption is taken back as asyncio.timeout() does it; a real cancellation goes on.
-            if self._take_back_interruption():
-                raise ConnectionClosed(self.ending or ABNORMAL) from None
-            raise
-        finally:
-            self._reading = None
+        if not self._interrupted:
+            self._reading = asyncio.current_task()
+            try:
+                return await self._receive()
+            except asyncio.CancelledError:
+                # Our own interruption is taken back as asyncio.timeout() does it; a real cancellation goes on.
+                if not self._take_back_interruption():
+                    raise
+            finally:
+                self._reading = None
+        await self.outlet.flushed()  # whoever is told of the end may end the ASGI call, and with it what is still to be sent
+        raise ConnectionClosed(self.ending or ABNORMAL)
 
     def _take_back_interruption(self) -> bool:
         return self._interrupted and self._reading is not None and self._reading.uncancel() <= 0
@@ -233,10 +233,16 @@ class Connection:
         self._move("open")
 
     def close(self, close: Close = NORMAL) -> None:
-        """End the connection: what was written before still goes out, then a close frame. The first reason wins."""
+        """End the connection: what was sent to it or its rooms before still goes out, then a close frame. The first reason wins."""
+        if self.ending is None and self.before_send is not None:
+            self.before_send(self)
+        self._end(close)
+
+    def _end(self, close: Close) -> None:
         if self.ending is None:
             if self.frames is None:
                 self.ended(close, "server")
+                self._interrupt()  # some servers cannot send a close while a receive is pending (granian)
             self.outlet.close(close)
 
     def ended(self, close: Close, by: str) -> None:
@@ -258,9 +264,12 @@ class Connection:
     def _unreachable(self, close: Close) -> None:
         """The peer does not take what is sent: stop waiting for it to speak."""
         self.ended(close, "server")
-        self._interrupted = True
-        if self._reading is not None:
+        self._interrupt()
+
+    def _interrupt(self) -> None:
+        if self._reading is not None and not self._interrupted:
             self._reading.cancel()
+        self._interrupted = True
 
     def _move(self, event: Literal["open", "end", "lost"]) -> None:
         target = _TRANSITIONS[event].get(self.state)

@@ -197,7 +197,7 @@ class AsgiOutlet:
         return self._bytes
 
     async def flushed(self) -> None:
-        if self._task is not None:
+        while self._task is not None:
             await asyncio.wait((self._task,))
 
     def close(self, close: Close) -> None:
@@ -259,20 +259,36 @@ class AsgiOutlet:
                 if self._waiters and self._bytes <= self._options.max_bytes // 2:
                     self.wake()
             if self._closing is not None:
-                await self._send({"type": "websocket.close", "code": self._closing.code, "reason": self._closing.reason})
+                await self._say(self._closing)
         except Exception as error:  # noqa: BLE001 - servers disagree on what they raise when the client is gone
             logger.debug("send failed: %r", error)
             self._closing = self._closing or ABNORMAL
             self._forget_queue()
             self._on_lost(ABNORMAL)
         finally:
-            self._task = None
+            if self._task is asyncio.current_task():
+                self._task = None
+
+    async def _say(self, close: Close) -> None:
+        await self._send({"type": "websocket.close", "code": close.code, "reason": close.reason})
 
     def _give_up(self) -> None:
+        """The peer has had its time. The close is still tried, without waiting: layers around us are to see why it ended."""
         self._timer = None
+        close = self._closing or ABNORMAL
         if self._task is not None:
             self._task.cancel()
-        self._on_lost(self._closing or ABNORMAL)
+            self._task = asyncio.get_running_loop().create_task(self._try_to_say(close))
+        self._on_lost(close)
+
+    async def _try_to_say(self, close: Close) -> None:
+        try:
+            async with asyncio.timeout(0):
+                await self._say(close)
+        except Exception as error:  # noqa: BLE001 - as in _run
+            logger.debug("close failed: %r", error)
+        finally:
+            self._task = None
 
     def _forget_queue(self) -> None:
         self._queue.clear()

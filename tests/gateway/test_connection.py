@@ -10,8 +10,11 @@ from hypothesis import strategies as st
 
 from gateway.connection import Connection, State
 from gateway.errors import ConnectionClosed, IllegalTransition
+from gateway.message import Message
 from gateway.outlet import OutletOptions
+from gateway.registry import ConnectionRegistry
 from gateway.validation import Validation
+from middleware.asgi import Event
 from middleware.close import FORBIDDEN, NORMAL, RESTARTING
 from tests.gateway.connections import connection, frame_connection
 from tests.middleware.asgi_helpers import Server, binary, disconnect, text, websocket_scope
@@ -129,6 +132,60 @@ async def test_a_cancelled_reader_is_cancelled() -> None:
     reading.cancel()
     with pytest.raises(asyncio.CancelledError):
         await reading
+    made.lost()
+
+
+class OneAtATime(Server):
+    """An ASGI server that sends nothing while a ``receive`` is pending, as granian does with a close."""
+
+    def __init__(self) -> None:
+        super().__init__(stay=True)
+        self._script.clear()
+        self.state = "open"
+        self.idle = asyncio.Event()
+
+    async def receive(self) -> Event:
+        self.idle.clear()
+        try:
+            return await super().receive()
+        finally:
+            self.idle.set()
+
+    async def send(self, event: Event) -> None:
+        await self.idle.wait()
+        await super().send(event)
+
+
+async def test_a_close_gets_out_while_the_handler_waits_for_a_message() -> None:
+    """Whoever reads is told only when the close has left; the interruption is no cancellation, and happens once."""
+    server = OneAtATime()
+    made = connection(server)
+    reading = asyncio.create_task(made.receive())
+    await asyncio.sleep(0.01)
+    made.close(RESTARTING)
+    made.close(NORMAL)
+    with pytest.raises(ConnectionClosed, match="1012 restarting"):
+        await asyncio.wait_for(reading, 2)
+    assert server.close == (1012, "restarting")
+    assert reading.cancelling() == 0
+    with pytest.raises(ConnectionClosed, match="1012 restarting"):
+        await made.receive()
+    made.lost()
+
+
+@pytest.mark.parametrize("framed", [True, False])
+async def test_what_was_sent_to_a_room_goes_out_before_a_member_is_closed(framed: bool) -> None:
+    """A close does not overtake a message of the same turn of the loop that still waits to be fanned out."""
+    server = open_server()
+    made, frames = frame_connection() if framed else (connection(server), None)
+    registry = ConnectionRegistry()
+    made.on_ended = registry.remove
+    registry.add(made)
+    registry.join(made, "room").publish(Message("last words"))
+    made.close(FORBIDDEN)
+    await made.outlet.flushed()
+    assert (frames.written if frames else server.payloads) == ([b"\x81\x0alast words"] if frames else ["last words"])
+    assert made.ending is FORBIDDEN
     made.lost()
 
 

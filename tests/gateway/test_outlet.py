@@ -134,6 +134,26 @@ async def test_a_peer_that_never_reads_is_given_up_after_the_deadline() -> None:
     made.lost()
 
 
+async def test_layers_see_why_a_peer_was_given_up() -> None:
+    """The close is handed to whoever stands around the server even though the peer takes nothing any more."""
+    seen: list[Event] = []
+
+    class Watched(StuckServer):
+        async def send(self, event: Event) -> None:
+            seen.append(event)
+            await super().send(event)
+
+    made = connection(Watched(), outlet=options("close", abort_after_seconds=0.01))
+    made.write(batch("0123456789"))
+    await _settle()
+    made.write(batch("too much"))
+    made.write(batch("far too much"))
+    await asyncio.wait_for(made.outlet.flushed(), 2)
+    assert [event["type"] for event in seen] == ["websocket.send", "websocket.close"]
+    assert (seen[1]["code"], seen[1]["reason"]) == (1013, "slow-consumer")
+    made.lost()
+
+
 async def test_the_number_of_queued_messages_is_bounded_too() -> None:
     """Empty messages weigh nothing and still cannot be queued without end."""
     made = connection(StuckServer(), outlet=OutletOptions(max_messages=5, policy="drop"))
