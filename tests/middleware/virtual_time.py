@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any, TypeVar
 from unittest.mock import patch
 
-from middleware import channel, layer
+from middleware import channel, link
 
 __all__ = ["Hang", "VirtualLoop", "run_virtual"]
 
@@ -55,6 +55,6 @@ def run_virtual(main: Callable[[VirtualLoop], Coroutine[Any, Any, T]]) -> T:
     with (
         asyncio.Runner(loop_factory=lambda: loop) as runner,
         patch.object(channel, "time", clock),
-        patch.object(layer, "time", clock),
+        patch.object(link, "time", clock),
     ):
         return runner.run(main(loop))
