@@ -97,6 +97,9 @@ class AsgiChannel:
                     if not self._was_ours():
                         raise
                     continue
+                else:
+                    if self._cuts >= 0:  # whoever wraps ``receive`` swallowed it, as wait_for may
+                        self._was_ours()
                 finally:
                     self._reader = None
             if event["type"] != "websocket.receive":

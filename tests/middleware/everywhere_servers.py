@@ -48,7 +48,7 @@ class RunningServer:
                 return error.code, error.read().decode()
 
     def wait_until_ready(self) -> None:
-        deadline = time.monotonic() + 40
+        deadline = time.monotonic() + 90
         while True:
             try:
                 self.get("/report")

@@ -355,3 +355,26 @@ async def test_after_the_end_hooks_are_left_alone() -> None:
     with pytest.raises(Disconnected):
         await channel.send(message("late"))
     assert hooks.notes == []
+
+
+async def test_a_cut_that_somebody_swallows_leaves_no_mark() -> None:
+    """A foreign ``receive`` that answers a cancellation with an event does not leave the app's task half cancelled."""
+    server = Server(stay=True)
+    channel = AsgiChannel(server.receive, server.send)
+    await channel.receive()
+    await channel.send(ACCEPT)
+
+    async def swallowing() -> Event:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return text("too late")
+        raise AssertionError("nothing comes")
+
+    channel._receive = swallowing
+    reading = asyncio.ensure_future(channel.receive())
+    await asyncio.sleep(0)
+    channel.close(RATE_LIMITED)
+    assert (await reading)["type"] == "websocket.disconnect"
+    assert reading.cancelling() == 0
+    await channel.settle(wait=True)
