@@ -17,6 +17,7 @@ from middleware.close import ABNORMAL, AT_CAPACITY, GOING_AWAY, INTERNAL_ERROR, 
 from ..frame import BINARY, TEXT, server_frame
 from .admission import Admission
 from .deflate import deflate_encoder
+from .descriptors import plain_descriptor
 from .handshake import Accepted, HeaderList, Refused, response
 from .hooks import Composed
 from .inbound import CLOSED, HELD, WAITING, Inbound
@@ -153,6 +154,7 @@ class Application(Inbound):
         self._accepted_handshake = None
         self._phase = OPEN
         self.accepted = self._open = True
+        self._descriptor = plain_descriptor(self.transport)
         self.admission.leave(self)
         self._start_clocks()
         self._unblock(WAITING)
