@@ -36,10 +36,13 @@ _DEFAULTS = {
 class GatewayProcess:
     """One running gateway."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, *, log_is_json: bool = True) -> None:
         self.process = process
+        self._log_is_json = log_is_json
         self.public = self.ops = ""
         self.log: list[dict[str, Any]] = []
+        self.log_lines: list[bytes] = []
+        """The log as it was written; ``log`` has what of it is JSON."""
         self._readers: list[asyncio.Task[None]] = []
 
     @property
@@ -61,7 +64,9 @@ class GatewayProcess:
         async def read() -> None:
             assert self.process.stderr is not None
             async for line in self.process.stderr:
-                self.log.append(json.loads(line))
+                self.log_lines.append(line)
+                if self._log_is_json:
+                    self.log.append(json.loads(line))
 
         self._readers.append(asyncio.create_task(read()))
 
@@ -137,7 +142,7 @@ async def running(*arguments: str, wait: bool = True, **settings: str) -> AsyncI
         sys.executable, "-m", "gateway", "serve", *arguments,
         env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, limit=1 << 20,
     )  # fmt: skip
-    gateway = GatewayProcess(process)
+    gateway = GatewayProcess(process, log_is_json=environment["TIDEGATE_LOG_FORMAT"] == "json")
     gateway.read_log()
     try:
         if wait:
