@@ -134,12 +134,18 @@ class Connection:
         self._reading: asyncio.Task[Any] | None = None
         self._interrupted = False
         self.outlet: Outlet = self._make_outlet(send, outlet_options)
+        self._adopt_ending()
 
     def _make_outlet(self, send: Send, options: OutletOptions) -> Outlet:
         if self.frames is None:
             return AsgiOutlet(send, options, on_slow=lambda: self._end(SLOW_CONSUMER), on_lost=self._unreachable)
         self.frames.on_finished = self.ended
         return FrameOutlet(self.frames, options)
+
+    def _adopt_ending(self) -> None:
+        """A client may have left before this object was made; nobody would tell it any more."""
+        if self.frames is not None and self.frames.ending is not None:
+            self.ended(self.frames.ending, self.frames.initiator)
 
     # -- reading
 

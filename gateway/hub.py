@@ -122,9 +122,14 @@ class Hub:
         """Register a connection in rooms that are held for it; the holds pass to its memberships.
 
         What is not ``counted`` (the node's check of itself) is left out of the totals.
+
+        Raises:
+            ConnectionClosed: it is already over. ValueError: its id is taken. The holds stay the caller's then.
         """
-        connection.on_ended = self._ended if counted else self.registry.remove
+        if connection.ending is not None:  # nobody would take it out again
+            raise ConnectionClosed(connection.ending)
         self.registry.add(connection)
+        connection.on_ended = self._ended if counted else self.registry.remove
         for room in rooms:
             self.registry.join(connection, room)
         self._opened += counted

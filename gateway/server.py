@@ -25,7 +25,6 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from starlette.websockets import WebSocket
 
@@ -106,7 +105,7 @@ class WebSocketServer:
         self._handler: Handler = handler or RoomRelay(self.hub.post, self.validation, self._count_refused)
         self._self_handler: Handler = RoomRelay(self.hub.post, Validation(), self._count_refused)
         self._bucket = _bucket_of(rate_limit_config)
-        self._sessions: WeakKeyDictionary[WebSocket, _Session] = WeakKeyDictionary()
+        self._sessions: dict[WebSocket, _Session] = {}
 
     # -- life
 
@@ -164,9 +163,8 @@ class WebSocketServer:
         held = True
         try:
             await self._accept(scope, receive, send)
-            self.hub.enter(connection, rooms, counted=not is_self_check(scope))
             held = False
-            connection.opened()
+            self._enter(connection, rooms, counted=not is_self_check(scope))
             await self._run(connection, self._self_handler if is_self_check(scope) else self._handler)
         except (ConnectionClosed, OSError):
             pass  # the client left, or was sent away: that is how connections end
@@ -235,12 +233,11 @@ class WebSocketServer:
                 raise
             await websocket.close(refusal["close"].code, refusal["close"].reason)
             raise ConnectionClosed(refusal["close"]) from error
-        self.hub.enter(connection, rooms)
-        connection.opened()
+        self._enter(connection, rooms)
         self._sessions[websocket] = _Session(connection)
         task = asyncio.current_task()
         assert task is not None, "a route runs in a task"
-        task.add_done_callback(lambda _: connection.lost())
+        task.add_done_callback(lambda _: self._forget(websocket, connection))
         return connection.id
 
     async def receive_message(self, websocket: WebSocket) -> Any:
@@ -328,6 +325,24 @@ class WebSocketServer:
         self.hub.leave(connection, room)
 
     # -- inside
+
+    def _enter(self, connection: Connection, rooms: Iterable[str], *, counted: bool = True) -> None:
+        """Let an accepted connection into the rooms that are held for it. Raises ``ConnectionClosed`` when it has just ended."""
+        try:
+            self.hub.enter(connection, rooms, counted=counted)
+        except BaseException:
+            self.hub.release(rooms)
+            raise
+        connection.opened()
+        if self.admission.draining and counted:  # it was on its way in when the drain looked who is here
+            connection.close(RESTARTING)
+
+    def _forget(self, websocket: WebSocket, connection: Connection) -> None:
+        """The route is done."""
+        connection.lost()
+        session = self._sessions.get(websocket)
+        if session is not None and session.connection is connection:
+            del self._sessions[websocket]
 
     def _session(self, websocket: WebSocket) -> _Session:
         try:

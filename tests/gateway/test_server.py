@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -16,8 +18,8 @@ from gateway.connection import Connection
 from gateway.errors import ConnectionClosed, InvalidRoomName, JoinRefused
 from gateway.registry import EVERYONE
 from gateway.server import RAW_SUBPROTOCOL, WebSocketServer
-from middleware.asgi import FRAMES_EXTENSION, ASGIApp, Event
-from middleware.close import FORBIDDEN, RESTARTING
+from middleware.asgi import CONNECTION_ID, FRAMES_EXTENSION, ASGIApp, Event
+from middleware.close import FORBIDDEN, NORMAL, RESTARTING
 from tests.gateway.broker.brokers import MoodyBroker
 from tests.middleware.asgi_helpers import Server, binary, disconnect, run, text, websocket_scope
 from tests.middleware.fake_frames import FakeFrames
@@ -26,9 +28,10 @@ from tests.middleware.fake_frames import FakeFrames
 class Client:
     """A connection to an app in this process that stays until told to leave."""
 
-    def __init__(self, app: ASGIApp, room: str = "r", *, framed: bool = False, **scope: Any) -> None:
+    def __init__(self, app: ASGIApp, room: str = "r", *, framed: bool | type[FakeFrames] = False, **scope: Any) -> None:
         self.server = Server(stay=True)
-        self.frames = FakeFrames(self.server) if framed else None
+        kind = FakeFrames if framed is True else framed
+        self.frames = kind(self.server) if kind else None
         made = websocket_scope(f"/ws/{room}", path_params={"room": room}, **scope)
         receive, send = self.server.receive, self.server.send
         if self.frames is not None:
@@ -146,6 +149,22 @@ async def test_while_the_broker_is_away_handshakes_get_503_and_a_time_to_come_ba
     await server.stop()
 
 
+async def test_who_is_on_its_way_in_when_the_drain_begins_is_closed_too() -> None:
+    """Nobody slips in behind the drain to be cut off without a word."""
+    broker = MoodyBroker()
+    server = WebSocketServer(broker=broker)
+    await server.start()
+    broker.gate = asyncio.Event()
+    client = Client(server)
+    await turn()
+    assert await server.drain() == 0
+    broker.gate.set()
+    await asyncio.wait_for(client.task, 5)
+    assert client.server.close == (1012, "restarting")
+    assert len(server.registry) == 0
+    await server.stop()
+
+
 async def test_draining_refuses_newcomers_and_closes_everybody_with_restarting() -> None:
     """The close tells clients to come back; the refusal says when."""
     server = WebSocketServer()
@@ -253,6 +272,47 @@ async def test_a_client_that_goes_or_is_cancelled_at_any_moment_leaves_nothing(m
         f"~node/{server.hub.node}": 1,
         EVERYONE: 1,
     }
+    await server.stop()
+
+
+class HastyFrames(FakeFrames):
+    """A client whose close frame comes right behind its handshake: the wire reads it as soon as it has accepted."""
+
+    async def send(self, event: Event) -> None:
+        await super().send(event)
+        if event["type"] == "websocket.accept":
+            self.finish(NORMAL, "client")
+            self.server.feed(disconnect(1000))
+
+
+async def test_a_client_that_leaves_with_its_handshake_leaves_nothing() -> None:
+    """No ghost in a room, no hold, no traceback; in the app and in a route."""
+    server = WebSocketServer()
+
+    async def endpoint(websocket: WebSocket) -> None:
+        await server.accept_connection(websocket)
+        with pytest.raises(ConnectionClosed):
+            await server.handle_connection(websocket, "r")
+
+    for app in (server, routes(server, endpoint)):
+        client = Client(app, framed=HastyFrames)
+        await asyncio.wait_for(client.task, 5)
+        assert server.registry.statistics() == (0, 0, 0, 0)
+        assert not server.registry.rooms
+        assert not server.hub.subscriptions._rooms["r"].holders
+    await server.stop()
+
+
+async def test_a_connection_id_that_is_taken_leaves_no_hold() -> None:
+    """The second one fails; the first goes on."""
+    server = WebSocketServer()
+    first, second = (Client(server, **{CONNECTION_ID: "same"}) for _ in range(2))
+    await turn()
+    with pytest.raises(ValueError, match="taken"):
+        await second.task
+    assert second.server.close == (1011, "internal-error")
+    assert server.hub.subscriptions._rooms["r"].holders == 1
+    await first.leave()
     await server.stop()
 
 
@@ -367,6 +427,29 @@ async def test_a_route_that_forgets_everything_still_leaves_nothing() -> None:
     await asyncio.wait_for(client.task, 5)
     await turn()
     assert len(server.registry) == 0
+    assert not server._sessions
+    await server.stop()
+
+
+@both
+async def test_a_route_that_is_done_keeps_no_websocket_alive(framed: bool) -> None:
+    """What the server remembers of a connection goes with it."""
+    server = WebSocketServer()
+    seen: list[weakref.ref[WebSocket]] = []
+
+    async def endpoint(websocket: WebSocket) -> None:
+        seen.append(weakref.ref(websocket))
+        async with server.connect(websocket, "r") as connection:
+            async for _ in connection:
+                pass
+
+    client = Client(routes(server, endpoint), framed=framed)
+    await turn(30)
+    await client.leave()
+    del client
+    await turn()
+    gc.collect()
+    assert seen[0]() is None
     await server.stop()
 
 
