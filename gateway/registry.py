@@ -250,9 +250,9 @@ class ConnectionRegistry:
 
     def flush_rooms_of(self, connection: Connection) -> None:
         """Write what its rooms have pending, so that what is sent to the connection itself next keeps the order."""
-        for name in connection.rooms:
-            room = self.rooms[name]
-            if room.has_pending:
+        for name in tuple(connection.rooms):  # writing may end the connection, and so take it out of its rooms
+            room = self.rooms.get(name)
+            if room is not None and room.has_pending:
                 room.flush()
 
     def get(self, connection_id: str) -> Connection | None:

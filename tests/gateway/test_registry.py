@@ -206,6 +206,25 @@ async def test_a_direct_message_does_not_overtake_the_room() -> None:
     assert b"".join(frames.written) == b"\x81\x04room\x81\x06direct"
 
 
+async def test_a_slow_connection_may_end_while_its_rooms_are_written_out() -> None:
+    """Sending to it directly writes its rooms first, which may take it out of them: no error, and the others hear theirs."""
+    registry = ConnectionRegistry()
+    (slow, slow_frames), (other, frames) = frame_connection(), frame_connection()
+    for connection in (slow, other):
+        connection.on_ended = registry.remove
+        registry.add(connection)
+        for name in "abc":
+            registry.join(connection, name)
+    slow_frames.buffered = 1 << 30
+    for name in "abc":
+        registry.rooms[name].publish(Message(name))
+    slow.send_nowait("direct")
+    assert slow.ending is not None
+    assert not slow_frames.written
+    await _turns()
+    assert sorted(frames.written) == [b"\x81\x01a", b"\x81\x01b", b"\x81\x01c"]
+
+
 async def test_a_member_that_ends_during_the_fan_out_costs_the_others_nothing() -> None:
     """Slow peers are closed inside the loop over members, which goes on."""
     registry = ConnectionRegistry()
