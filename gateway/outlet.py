@@ -197,7 +197,7 @@ class AsgiOutlet:
         return self._bytes
 
     async def flushed(self) -> None:
-        while self._task is not None:
+        while self._task is not None and not self._task.done():  # a task that is cancelled before it began stays where it is
             await asyncio.wait((self._task,))
 
     def close(self, close: Close) -> None:

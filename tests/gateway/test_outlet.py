@@ -64,6 +64,14 @@ async def test_without_the_extension_messages_are_sent_as_events_in_order() -> N
     made.lost()
 
 
+async def test_flushing_ends_when_the_connection_is_lost_before_the_writer_began() -> None:
+    """Whoever waits for the last message of a connection that is gone does not wait, or spin, for ever."""
+    made = connection(StuckServer())
+    made.write(batch("a"))
+    made.outlet.lost()
+    await asyncio.wait_for(made.outlet.flushed(), 1)
+
+
 async def test_a_slow_peer_is_closed_by_default() -> None:
     """Past the bound the connection ends as slow-consumer and what comes is not taken."""
     made, frames = frame_connection(outlet=options("close"))
