@@ -21,7 +21,7 @@ from .descriptors import plain_descriptor
 from .handshake import Accepted, HeaderList, Refused, response
 from .hooks import Composed
 from .inbound import CLOSED, HELD, WAITING, Inbound
-from .outbound import CLOSING, DENYING, ENDING, HANDSHAKE, OPEN, logger
+from .outbound import CLOSING, DENYING, ENDING, HANDSHAKE, LOST, OPEN, logger
 
 __all__ = ["Application"]
 
@@ -32,8 +32,8 @@ class Application(Inbound):
     admission: ClassVar[Admission]
 
     __slots__ = (
-        "_accepted_handshake", "_app", "_app_state", "_asgi_version", "_connect_told", "_denial", "_failing", "_handling",
-        "_root_path", "_server_state",
+        "_accepted_handshake", "_app", "_app_done", "_app_state", "_asgi_version", "_connect_told", "_denial", "_failing",
+        "_handling", "_root_path", "_server_state",
     )  # fmt: skip
 
     def __init__(
@@ -47,6 +47,7 @@ class Application(Inbound):
         self._server_state = server_state
         self._accepted_handshake: Accepted | None = None
         self._denial: tuple[int, HeaderList] | None = None
+        self._app_done = False
         self._connect_told = False
         self._failing: tuple[Close, str] | None = None
         self._handling = False
@@ -92,7 +93,7 @@ class Application(Inbound):
         if self._hooks is not None:
             event = self._hooks.inbound(event)  # type: ignore[arg-type]  # set just above
         self._handling = event is not None
-        return event
+        return None if self.initiator == "server" else event  # a hook may just have closed
 
     async def send(self, event: Event) -> None:
         """Take an event of the app; waits while the client does not read."""
@@ -267,6 +268,18 @@ class Application(Inbound):
     # The app
 
     async def _run(self, scope: Scope) -> None:
+        try:
+            await self._run_to_its_end(scope)
+        finally:
+            self._app_done = True
+            if self._phase == LOST:
+                self._let_go()
+
+    def _let_go(self) -> None:
+        """Both the socket and the app are through: break the cycles, so that nothing waits for the garbage collector."""
+        self._hooks = self._on_message = self.encoder = self.on_drained = None
+
+    async def _run_to_its_end(self, scope: Scope) -> None:
         try:
             result = await self._app(scope, self.receive, self.send)
         except asyncio.CancelledError:

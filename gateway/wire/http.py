@@ -194,8 +194,8 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         return self._should_upgrade_to_ws() and any(name == b"sec-websocket-key" for name, _ in self.headers)
 
     def _upgrade(self, rest: bytes) -> None:
-        if not self._should_upgrade():
-            self._refuse(400)
+        if not self._should_upgrade() or (self.cycle is not None and not self.cycle.response_complete):
+            self._refuse(400)  # to something else, or behind a request that is not answered yet
             return
         request = HandshakeRequest(self.scope["method"], self.url, self.parser.get_http_version(), self.headers)
         protocol_class: Any = self.ws_protocol_class
@@ -239,6 +239,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         self.pipeline.clear()
+        self.parser = cast(Any, None)
         Lingering.take_over(self.transport, self.connections, self.loop, self.options.close_timeout_seconds)
 
     def _refusal(self, status: int) -> bytes:

@@ -222,24 +222,23 @@ class ControlFinder:
     def feed(self, data: bytes) -> list[tuple[int, bytes]]:
         """``(opcode, unmasked payload)`` of each control frame that ``data`` completes."""
         found: list[tuple[int, bytes]] = []
-        data, at, self._rest = self._rest + data, 0, b""
-        while True:
-            step = min(self._skip, len(data) - at)
-            self._skip -= step
-            at += step
-            head = data[at : at + _head_size(data[at : at + 2])]
-            if len(head) < _head_size(head):
+        data, self._rest = self._rest + data, b""
+        at, end = self._skip, len(data)
+        while end - at >= 2:
+            size, start = data[at + 1] & 0x7F, at + 6
+            if size > 125:
+                start = at + (8 if size == 126 else 14)
+                size = int.from_bytes(data[at + 2 : start - 4], "big")
+            if start > end:
                 break
-            size = _payload_size(head)
-            if head[0] & 0x0F < 8 or size > 125:
-                at, self._skip = at + len(head), size
-                continue
-            if at + len(head) + size > len(data):
-                break
-            payload = data[at + len(head) : at + len(head) + size]
-            found.append((head[0] & 0x0F, apply_mask(payload, head[-4:])))
-            at += len(head) + size
-        self._rest = data[at : at + 139]
+            opcode = data[at] & 0x0F
+            if opcode >= 8 and size <= 125:
+                if start + size > end:
+                    break
+                found.append((opcode, apply_mask(data[start : start + size], data[start - 4 : start])))
+            at = start + size
+        self._skip = max(0, at - end)
+        self._rest = data[at:]
         return found
 
 

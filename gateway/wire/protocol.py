@@ -140,6 +140,8 @@ class WireProtocol(Application):
         if not self._inbox and self._hold_timer is not None:
             self._hold_over()
         self._wake()
+        if self._app_done:
+            self._let_go()
 
     def shutdown(self) -> None:
         """The server stops (uvicorn calls it once per connection)."""
