@@ -607,3 +607,38 @@ async def test_a_connection_that_is_over_is_freed_at_once(mode: str) -> None:
             gc.set_debug(0)
             gc.garbage.clear()
             gc.enable()
+
+
+async def test_a_client_that_leaves_while_layers_open_is_not_answered() -> None:
+    """The server's own object knows of it at once: no other layer opens, the app is not called, nothing is sent."""
+    notes: list[str] = []
+    server = Server(stay=True)
+    scope, receive, send = framed(websocket_scope(), server)
+    leave = Acting(Noting(echo, name="inner", notes=notes), lambda link: link.channel.finish(GOING_AWAY, "client"))
+    await Noting(leave, name="outer", notes=notes)(scope, receive, send)
+    assert (notes, server.sent) == (["outer open", "outer closed going-away"], [])
+
+
+async def test_a_message_of_a_layers_own_does_not_outlive_the_connection() -> None:
+    """Stuck behind a peer that never reads, it is given up with the rest."""
+    before = asyncio.all_tasks()
+
+    class Stuck(Server):
+        async def send(self, event: Event) -> None:
+            await super().send(event)
+            if event["type"] == "websocket.send":
+                await asyncio.Event().wait()
+
+    async def leaving(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        await receive()
+        await asyncio.sleep(0)
+
+    server = Stuck(text("x"), stay=True)
+    await Acting(leaving, inbound=lambda link, event: link.tell("slow down") and event)(
+        websocket_scope(), server.receive, server.send
+    )
+    await asyncio.sleep(0)
+    assert server.payloads == ["slow down"]
+    assert asyncio.all_tasks() == before
