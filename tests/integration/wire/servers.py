@@ -49,13 +49,21 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
 
 
 @asynccontextmanager
-async def serving(app: Any = echo, *, stock_http: bool = False, grace: float = 10, **options: Any) -> AsyncIterator[Served]:
+async def serving(
+    app: Any = echo,
+    *,
+    stock_http: bool = False,
+    grace: float = 10,
+    uvicorn_options: dict[str, Any] | None = None,
+    **options: Any,
+) -> AsyncIterator[Served]:
     """Serve ``app`` on a free port; ends inside ``grace`` seconds, which is checked."""
     wire_options = WireOptions(**options)
     websocket = wire_protocol(wire_options)
     http = "httptools" if stock_http else http_protocol(wire_options, websocket)
     config = uvicorn.Config(
-        app, ws=websocket, http=http, lifespan="off", log_config=None, access_log=False, interface="asgi3"
+        app, ws=websocket, http=http, lifespan="off", log_config=None, access_log=False, interface="asgi3",
+        **(uvicorn_options or {}),
     )  # fmt: skip
     server = uvicorn.Server(config)
     listener = socket.create_server(("127.0.0.1", 0))
