@@ -1,0 +1,1 @@
+"""Tests of the benchmarks' own parts. What they measure is never asserted."""

@@ -1,0 +1,82 @@
+"""``benchmarks.reporting``: the page says what was measured, what was not reached, and what was absent."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+from benchmarks.reporting import write_report
+from benchmarks.reporting.plots import bar_chart
+from benchmarks.reporting.targets import TARGETS
+from benchmarks.results import Results, Row, Sample
+
+
+def sample(cpu_us: float, **extra: float) -> Sample:
+    return Sample(1000, 1.0, cpu_us / 1000, 0.5, 1.0, 2.0, extra)
+
+
+@pytest.fixture
+def results() -> Results:
+    rows = [
+        Row("echo", "echo-64", "tidegate", [sample(15)]),
+        Row("echo", "echo-64", "bun", [sample(10)]),
+        Row("echo", "echo-64", "uvicorn", [sample(25)]),
+        Row("echo", "echo-64", "channels", problem="Stalled: nothing came"),
+        Row("idle", "idle", "tidegate", [sample(300, kib_per_connection=12.5)]),
+    ]
+    return Results(
+        {"memory": "8 GiB"}, {"bun": "Bun 1.2"}, {"centrifugo": "not to be had"}, rows, {"echo-64": [("a.py f", 0.25)]}, "now"
+    )
+
+
+@pytest.fixture
+def page(results: Results, tmp_path: Path) -> str:
+    (tmp_path / "docs").mkdir()
+    write_report(results, tmp_path)
+    return (tmp_path / "docs" / "performance.md").read_text()
+
+
+def test_ratios_come_first_and_are_others_over_tidegate(page: str) -> None:
+    """2/3 as much as Tidegate at Bun, 5/3 at uvicorn."""
+    line = next(line for line in page.splitlines() if line.startswith("| echo, 64 bytes"))
+    assert "| 15.0 µs | 0.67 × | 1.67 × | – |" in line  # noqa: RUF001
+    assert page.index(line) < page.index("## Targets")
+
+
+def test_a_target_that_is_missed_is_said_to_be(page: str) -> None:
+    """15 against 25 is over a half; 15 against 10 is within 1.6; what was not measured is not claimed."""
+    by_title = {line.split(" | ")[0].strip("| "): line for line in page.splitlines() if line.startswith("| ")}
+    assert "**not reached**" in by_title[TARGETS[0].title]
+    assert "reached" in by_title[TARGETS[1].title]
+    assert "not reached" not in by_title[TARGETS[1].title]
+    assert "not measured" in by_title[TARGETS[2].title]
+
+
+def test_failed_and_absent_servers_are_named_with_the_reason(page: str) -> None:
+    """Nothing disappears."""
+    assert "Django Channels on Daphne failed: Stalled: nothing came" in page
+    assert "Centrifugo: not to be had" in page
+
+
+def test_the_page_tells_machine_versions_profile_and_how_to_repeat(page: str) -> None:
+    """Whoever doubts it can do it again."""
+    for part in ("8 GiB", "Bun 1.2", "`a.py f` | 25%", "make bench", "12.5"):
+        assert part in page
+
+
+def test_every_picture_on_the_page_is_there_and_well_formed(page: str, tmp_path: Path) -> None:
+    """One per case, and no broken links."""
+    names = [part.split(")")[0] for part in page.split("](performance/")[1:]]
+    assert names == ["echo-64.svg", "idle.svg"]
+    for name in names:
+        ElementTree.parse(tmp_path / "docs" / "performance" / name)
+
+
+def test_bars_are_drawn_to_scale_and_labels_escaped() -> None:
+    """The longest fills the room; half of it is half as long."""
+    chart = ElementTree.fromstring(bar_chart("a < b", "µs", [("x & y", 2.0, True), ("z", 4.0, False)]))
+    bars = [float(element.attrib["width"]) for element in chart if element.tag.endswith("rect")]
+    assert bars[0] * 2 == bars[1]
+    assert "x & y" in [element.text for element in chart]
