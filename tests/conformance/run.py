@@ -60,11 +60,13 @@ def table(results: Sequence[Any]) -> str:
 
 def report(plain: Sequence[Any], deflated: Sequence[Any]) -> str:
     """The page."""
+    quick = len([result for result in plain if result.case_id.split(".")[0] not in ("12", "13")])
+    python = sys.version.split()[0]
     return f"""# Conformance
 
-Every case of the Autobahn test suite against `gateway.wire.WireProtocol`, run with `kosoku` (the suite's own case files) and
-websockets {websockets.version.version}, Python {sys.version.split()[0]}. Written by `python -m tests.conformance.run`; the test suite runs
-the {len([r for r in plain if r.case_id.split(".")[0] not in ("12", "13")])} cases outside groups 12 and 13 each time.
+Every case of the Autobahn test suite against `gateway.wire.WireProtocol`, run with `kosoku` (the suite's own case files),
+websockets {websockets.version.version} and Python {python}. Written by `python -m tests.conformance.run`; the {quick} cases outside groups 12 and 13
+are part of the test suite.
 
 ## permessage-deflate on: all {len(deflated)} cases
 
@@ -76,7 +78,8 @@ Groups 12 and 13 count as unimplemented when the extension is not agreed on.
 
 {table(plain)}
 
-INFORMATIONAL cases (7.1.6, 7.13.1, 7.13.2) have no right or wrong answer. A case that is OK closed the connection as the case wants it, too.
+INFORMATIONAL cases (7.1.6, 7.13.1, 7.13.2) have no right or wrong answer. A case that is OK also closed the connection as the
+case wants it.
 """
 
 
