@@ -16,8 +16,8 @@ help: ## Show this
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 serve: $(VENV)/.installed ## Run the gateway on 127.0.0.1:8000 (ops on 9000), with no other service
-	@export TIDEGATE_API_KEY="$${TIDEGATE_API_KEY:-local-trial}"; \
-	  echo "In the terminal you publish from:  export PATH=\"$(CURDIR)/$(BIN):\$$PATH\" TIDEGATE_API_KEY=$$TIDEGATE_API_KEY"; \
+	@key=; [ -n "$$TIDEGATE_API_KEY" ] || key=" TIDEGATE_API_KEY=local-trial"; export TIDEGATE_API_KEY="$${TIDEGATE_API_KEY:-local-trial}"; \
+	  echo "In the terminal you publish from:  export PATH=\"$(CURDIR)/$(BIN):\$$PATH\"$$key"; \
 	  exec $(BIN)/tidegate serve $(ARGS)
 
 test: $(VENV)/.installed-test ## Run the whole test suite, with the coverage floor
@@ -33,10 +33,10 @@ format: $(VENV)/.installed-lint ## Put the code into its form
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.installed-test ## Measure beside other servers; the results go into docs/performance.md
+bench: $(VENV)/.installed-bench ## Measure beside other servers; the results go into docs/performance.md
 	$(BIN)/python -m benchmarks $(ARGS)
 
-bench-quick: $(VENV)/.installed-test ## The same in about two minutes, printed only
+bench-quick: $(VENV)/.installed-bench ## The same in about two minutes, printed only
 	$(BIN)/python -m benchmarks --quick $(ARGS)
 
 conformance: $(VENV)/.installed-test ## All Autobahn cases against the wire (about eight minutes)
@@ -63,6 +63,10 @@ $(VENV)/.installed: pyproject.toml gateway/version.py | $(BIN)/uv
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(INSTALL) --editable '.[redis,nats]' --group test
+	@touch $@
+
+$(VENV)/.installed-bench: $(VENV)/.installed
+	$(INSTALL) --group bench
 	@touch $@
 
 $(VENV)/.installed-lint: $(VENV)/.installed

@@ -1,9 +1,10 @@
 """A chat on FastAPI: the server moves messages, a MessageRouter of the application decides what they mean.
 
-    pip install tidegate fastapi
-    uvicorn --ws gateway.wire:WireProtocol chat_fastapi:app      (any ASGI server works; the wire makes it fast)
+    pip install . fastapi                                                           (in the checkout)
+    uvicorn --app-dir examples --ws gateway.wire:WireProtocol chat_fastapi:app      (any ASGI server works; the wire makes it fast)
 
-Then open browser.html, or:  python -m websockets ws://127.0.0.1:8000/rooms/lobby?name=ann
+Then open browser.html and join ws://127.0.0.1:8000/rooms/lobby?name=ann, or:
+    python -m websockets "ws://127.0.0.1:8000/rooms/lobby?name=ann"
 and say  {"type": "say", "text": "hello"}  or  {"type": "who"}.
 """
 

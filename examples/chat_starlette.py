@@ -1,12 +1,14 @@
 """A chat on Starlette in the short form: one connection object, one loop.
 
-    pip install tidegate
-    uvicorn --ws gateway.wire:WireProtocol chat_starlette:app
+    pip install .                                                                   (in the checkout)
+    uvicorn --app-dir examples --ws gateway.wire:WireProtocol chat_starlette:app
 
-Then open browser.html, or:  python -m websockets ws://127.0.0.1:8000/rooms/lobby
+Then open browser.html and join ws://127.0.0.1:8000/rooms/lobby, or:  python -m websockets ws://127.0.0.1:8000/rooms/lobby
 """
 
 from __future__ import annotations
+
+import json
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -28,10 +30,15 @@ async def chat(websocket: WebSocket) -> None:
     await server.broadcast(room, f"{connection.id} has left")
 
 
+def write(event: str, /, **fields: object) -> None:
+    """One line per connection, when it has ended."""
+    print(json.dumps({"event": event, **fields}), flush=True)
+
+
 app = Starlette(
     routes=[WebSocketRoute("/rooms/{room}", chat)],
     middleware=[
-        Middleware(AccessLogMiddleware),
+        Middleware(AccessLogMiddleware, emit=write),
         Middleware(OriginMiddleware, allowed=["null"]),  # "null": a page opened from a file, as browser.html is
         Middleware(RateLimitMiddleware, messages_per_second=10, burst=20),
     ],

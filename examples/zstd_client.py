@@ -1,9 +1,10 @@
 """A client that talks zstd with any app behind CompressionMiddleware: ``pip install websockets zstandard``.
 
-    python zstd_client.py ws://127.0.0.1:8000/ws/lobby "hello"
+    python zstd_client.py "ws://127.0.0.1:8000/ws/lobby?echo=1" "hello"
     python zstd_client.py ws://127.0.0.1:8000/ws/lobby --dictionary 3f2a… --dictionaries http://127.0.0.1:8000/dictionaries
 
-Sends the messages, prints what it hears, and leaves after ``--count`` messages. ``docs/compression.md`` describes the mode.
+Sends the messages, prints what it hears, and leaves when it has heard ``--count`` messages: its own too with ``?echo=1``, else only
+those of others. ``docs/compression.md`` describes the mode.
 """
 
 from __future__ import annotations

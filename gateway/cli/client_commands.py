@@ -78,7 +78,7 @@ def publish(
     \b
     Examples:
       tidegate publish lobby "hello"
-      date | tidegate publish lobby
+      printf 'low tide' | tidegate publish lobby
       tidegate publish chat:1 '{"n": 1}' --type application/json
       tidegate publish pictures - < tide.png
     """
@@ -127,7 +127,7 @@ def listen(
     \b
     Examples:
       tidegate listen lobby
-      tidegate listen lobby --json --count 10 > messages.jsonl
+      tidegate listen lobby --json --count 10 > received.jsonl
       tidegate listen chat:1 --url wss://gateway.example.org --token "$TOKEN"
     """
     with plainly():

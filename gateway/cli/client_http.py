@@ -89,7 +89,8 @@ def publish(
     url = f"{ops_url.rstrip('/')}/api/rooms/{quote(room, safe='')}/messages"
     reply = request("POST", url, body=payload, headers=headers, timeout_seconds=timeout_seconds)
     if not 200 <= reply.status < 300:
-        raise ClientError(f"not published: {reply.detail()}")
+        hint = " (the key is TIDEGATE_API_KEY, the same as the gateway's)" if reply.status == 401 else ""
+        raise ClientError(f"not published: {reply.detail()}{hint}")
     try:
         return dict(json.loads(reply.body))
     except (ValueError, TypeError):

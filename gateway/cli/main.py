@@ -54,9 +54,9 @@ def main() -> None:
 
     \b
     Try it in three terminals:
-      tidegate serve
+      TIDEGATE_API_KEY=local-trial tidegate serve
       tidegate listen lobby
-      TIDEGATE_API_KEY=… tidegate publish lobby "hello"     (the gateway needs the same key)
+      TIDEGATE_API_KEY=local-trial tidegate publish lobby "hello"
 
     Every setting is an environment variable (TIDEGATE_PORT), a line in a TOML file (--config) or --set NAME=VALUE;
     `tidegate config --schema` lists them all.
@@ -64,10 +64,10 @@ def main() -> None:
 
 
 @main.command(short_help="Run the gateway.")
-@click.option("--host", help="Address of the public listener.  [default: 127.0.0.1]")
-@click.option("--port", help="Port of the public listener.  [default: 8000]")
-@click.option("--ops-host", help="Address of the ops listener: health, metrics, API.  [default: 127.0.0.1]")
-@click.option("--ops-port", help="Port of the ops listener.  [default: 9000]")
+@click.option("--host", metavar="ADDRESS", help="Address of the public listener.  [default: 127.0.0.1]")
+@click.option("--port", metavar="NUMBER", help="Port of the public listener.  [default: 8000]")
+@click.option("--ops-host", metavar="ADDRESS", help="Address of the ops listener: health, metrics, API.  [default: 127.0.0.1]")
+@click.option("--ops-port", metavar="NUMBER", help="Port of the ops listener.  [default: 9000]")
 @click.option("--broker", metavar="URL", help="What carries messages between nodes.  [default: memory://]")
 @click.option("--log-level", metavar="LEVEL", help="debug, info, warning or error.  [default: info]")
 @click.option("--log-format", metavar="FORMAT", help="json, console or auto.  [default: auto]")
@@ -126,7 +126,7 @@ def show_config(schema: bool, as_json: bool, config: Path | None, assignments: d
     else:
         widths = [max(len(row[column]) for row in rows) for column in range(2)]
         for path, value, origin in rows:
-            click.echo(f"{path.ljust(widths[0])}  {value.ljust(widths[1])}  {origin}")
+            click.echo(f"{path.ljust(widths[0])}  {(value or 'empty').ljust(widths[1])}  {origin}")
     for warning in loaded.warnings:
         click.echo(f"warning: {warning}", err=True)
 

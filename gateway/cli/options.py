@@ -58,7 +58,12 @@ def setting_options(command: _C) -> _C:
     """What every command that reads settings takes."""
     for decorate in (
         click.option(
-            "--set", "assignments", metavar="NAME=VALUE", multiple=True, callback=_assignment, help="Any setting; may be repeated."
+            "--set",
+            "assignments",
+            metavar="NAME=VALUE",
+            multiple=True,
+            callback=_assignment,
+            help="Any setting, such as rate_limit.burst=200; may be repeated.",
         ),
         click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help="TOML file; also TIDEGATE_CONFIG."),
     ):

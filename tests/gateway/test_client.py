@@ -305,6 +305,7 @@ def test_publish_posts_the_payload_with_key_and_type(ops: Ops) -> None:
 @pytest.mark.parametrize(
     ("ops", "words"),
     [
+        ((401, b'{"title": "Unauthorized", "detail": "no key"}'), "not published: 401 no key .the key is TIDEGATE_API_KEY"),
         ((403, b'{"title": "Forbidden", "detail": "set TIDEGATE_API_KEY"}'), "not published: 403 set TIDEGATE_API_KEY"),
         ((413, b'{"title": "Content Too Large"}'), "not published: 413 Content Too Large"),
         ((500, b"<html>"), "not published: 500 Internal Server Error"),
