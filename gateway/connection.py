@@ -12,6 +12,7 @@ CLOSED      (illegal)  CLOSED   CLOSED
 1. ``ending`` is set exactly when the state leaves CONNECTING or OPEN for CLOSING or CLOSED, and never changes after.
 2. Nothing is written to a connection whose ``ending`` is set.
 3. ``on_ended`` is called once, at the moment ``ending`` is set.
+4. What the client sent before it left is still read, although ``ending`` may be known by then; behind an end of ours nothing is.
 """
 
 from __future__ import annotations
@@ -168,9 +169,10 @@ class Connection:
             event = await self._next_event()
             if event["type"] == "websocket.disconnect":
                 self.ended(Close.received(event.get("code"), event.get("reason")), "client")
+                self._interrupted = True  # there is nothing behind it: reading on must not ask the server again
                 self.outlet.lost()
                 raise ConnectionClosed(self.ending or ABNORMAL)
-            if event["type"] == "websocket.receive" and self.ending is None:
+            if event["type"] == "websocket.receive" and self.initiator != "server":
                 self.received_messages += 1
                 self.received_bytes += payload_bytes(event)
                 return event

@@ -16,7 +16,7 @@ from gateway.registry import ConnectionRegistry
 from gateway.validation import Validation
 from middleware.asgi import Event
 from middleware.close import FORBIDDEN, NORMAL, RESTARTING
-from tests.gateway.connections import connection, frame_connection
+from tests.gateway.connections import BufferingFrames, connection, frame_connection
 from tests.middleware.asgi_helpers import Server, binary, disconnect, text, websocket_scope
 
 
@@ -78,6 +78,41 @@ async def test_messages_come_in_order_until_the_client_leaves() -> None:
     assert made.ending is not None
     assert (made.ending.reason, made.initiator) == ("going-away", "client")
     assert (made.received_messages, made.received_bytes) == (3, 2)
+    made.lost()
+
+
+async def test_what_the_client_said_before_it_left_is_still_read() -> None:
+    """The wire may know of the end while messages wait: they are not lost, but nothing can be sent any more."""
+    frames = BufferingFrames()
+    frames.server._script.clear()
+    made, _ = frame_connection(frames)
+    frames.server.feed(text("a"), text("b"), disconnect(1000, "normal"))
+    frames.finish(NORMAL, "client")
+    assert await made.receive() == "a"
+    with pytest.raises(ConnectionClosed):
+        await made.send("late")
+    assert [message async for message in made] == ["b"]
+
+
+async def test_what_the_client_says_behind_our_close_is_nobodys() -> None:
+    """The end that the server decided is where reading ends."""
+    frames = BufferingFrames()
+    frames.server._script.clear()
+    made, _ = frame_connection(frames)
+    made.close(FORBIDDEN)
+    frames.server.feed(text("a"), disconnect(1008, "forbidden"))
+    with pytest.raises(ConnectionClosed, match="forbidden"):
+        await made.receive()
+
+
+async def test_reading_once_more_after_the_end_does_not_ask_the_server() -> None:
+    """Servers and frameworks hang or fail there; the caller gets the same ending again."""
+    server = open_server(disconnect(1000))
+    made = connection(server)
+    for _ in range(2):
+        with pytest.raises(ConnectionClosed, match="normal"):
+            await made.receive()
+        made._receive = None  # type: ignore[assignment]
     made.lost()
 
 

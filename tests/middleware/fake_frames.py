@@ -79,8 +79,8 @@ class FakeFrames:
                 return event
             while self.ending is None and (left := self._held_until - asyncio.get_running_loop().time()) > 0:
                 await asyncio.sleep(min(left, 0.1))
-            passed = self._inbound(event) if self.ending is None else None
-            if passed is None or self.ending is not None:
+            passed = self._inbound(event) if self.initiator != "server" else None
+            if passed is None or self.initiator == "server":  # what came before the client's own end is handed over
                 continue
             if self.on_message is None:
                 return passed
