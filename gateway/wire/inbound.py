@@ -13,57 +13,43 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from typing import ClassVar
 
 from websockets.frames import Frame, Opcode
 from websockets.speedups import apply_mask
 
-from middleware.asgi import Event, Hooks
-from middleware.close import ABNORMAL, BAD_PAYLOAD, INTERNAL_ERROR, RATE_LIMITED, Close
+from middleware.close import ABNORMAL, BAD_PAYLOAD, RATE_LIMITED, Close
 
 from ..frame import BINARY, TEXT
 from .deadlines import NEVER
 from .deflate import inflating
-from .keepalive import Keepalive
+from .delivery import CLOSED, Delivery
 from .outbound import CLOSING, LOST, OPEN, logger
 from .parser import ControlFinder, FrameParser, ParserPool
 
 __all__ = ["MAX_THROWN_AWAY_BYTES", "Inbound"]
-
-WAITING, HELD, FULL, TURN, BEHIND, CLOSED = 1, 2, 4, 8, 16, 32
-"""Why nothing is parsed: not accepted yet; ``hold``; enough waits for ``receive``; others' turn; a new handler has to catch up;
-our close frame is out, or the socket is being shut."""
 
 MAX_THROWN_AWAY_BYTES = 4 * 1024 * 1024
 """What a client may still send while its connection ends, so that the end can be a FIN; beyond it is a reset."""
 _UNLIMITED = 1 << 62
 
 
-class Inbound(Keepalive):
+class Inbound(Delivery):
     """The read side; see the module."""
 
     pool: ClassVar[ParserPool] = ParserPool(max_message_bytes=None, fragment_charge_bytes=0)
 
     __slots__ = (
-        "_backlog", "_blocked", "_eof", "_finder", "_frames", "_hold_timer", "_hooks", "_inbox", "_inbox_bytes",
-        "_inflate_bits", "_on_message", "_parser", "_thrown_away", "_turn_ends", "_waiter",
+        "_backlog", "_eof", "_finder", "_frames", "_inflate_bits", "_parser", "_thrown_away", "_turn_ends",
     )  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
-        self._blocked = WAITING
         self._backlog = b""
         self._eof = False
         self._finder: ControlFinder | None = None
         self._parser: FrameParser | None = None
         self._inflate_bits = 0
-        self._inbox: list[str | bytes] = []
-        self._inbox_bytes = 0
-        self._waiter: asyncio.Future[None] | None = None
-        self._hooks: Hooks | None = None
-        self._on_message: Callable[[Event], None] | None = None
-        self._hold_timer: asyncio.TimerHandle | None = None
         self._frames = self._thrown_away = 0
         self._turn_ends = 0.0
 
@@ -177,12 +163,6 @@ class Inbound(Keepalive):
         self._give_turn()
         return True
 
-    def _give_turn(self) -> None:
-        """Parse on in the next turn of the event loop."""
-        if not self._blocked & TURN:
-            self._blocked |= TURN
-            self._loop.call_soon(self._unblock, TURN)
-
     # Backpressure
 
     def _keep(self, data: bytes) -> None:
@@ -235,108 +215,7 @@ class Inbound(Keepalive):
             self._reading_paused = False
             self.transport.resume_reading()
 
-    def hold(self, seconds: float) -> None:
-        """Hand over nothing for ``seconds`` (``Channel.hold``)."""
-        if self.ending is not None:
-            return
-        at = self._loop.time() + seconds
-        if self._hold_timer is not None:
-            if self._hold_timer.when() >= at:
-                return
-            self._hold_timer.cancel()
-        self._blocked |= HELD
-        self._hold_timer = self._loop.call_at(at, self._hold_over)
-
-    def _hold_over(self) -> None:
-        if self._hold_timer is not None:
-            self._hold_timer.cancel()
-            self._hold_timer = None
-        self._wake()
-        self._unblock(HELD)
-
-    # Messages
-
-    def _deliver(self, message: str | bytes, size: int) -> None:
-        if self.ending is not None:
-            return
-        self.received_messages += 1
-        self.received_bytes += size
-        if self._on_message is not None and not self._blocked & BEHIND:
-            self._handle(message)
-            return
-        self._inbox.append(message)
-        self._inbox_bytes += len(message)
-        if len(self._inbox) >= self.options.inbound_messages or self._inbox_bytes >= self.options.inbound_bytes:
-            self._blocked |= FULL
-        self._wake()
-
-    def _handle(self, message: str | bytes) -> None:
-        event: Event | None = _received(message)
-        hooks, handler = self._hooks, self._on_message
-        assert handler is not None, "there is a handler"
-        if hooks is None:
-            handler(event)  # type: ignore[arg-type]  # set just above
-            return
-        event = hooks.inbound(event)  # type: ignore[arg-type]  # set just above
-        if event is not None:
-            if self.ending is None:
-                handler(event)
-            hooks.waiting()
-
-    def _take_from_inbox(self) -> str | bytes:
-        message = self._inbox.pop(0)
-        self._inbox_bytes -= len(message)
-        options = self.options
-        if (
-            self._blocked & FULL
-            and len(self._inbox) * 2 <= options.inbound_messages
-            and self._inbox_bytes * 2 <= options.inbound_bytes
-        ):
-            self._blocked &= ~FULL
-            self._give_turn()
-        return message
-
-    @property
-    def on_message(self) -> Callable[[Event], None] | None:
-        """The synchronous handler (``Frames.on_message``); what already waits for ``receive`` goes to it first."""
-        return self._on_message
-
-    @on_message.setter
-    def on_message(self, handler: Callable[[Event], None] | None) -> None:
-        self._on_message = handler
-        if handler is not None and self._inbox and not self._blocked & BEHIND:
-            self._blocked |= BEHIND
-            self._loop.call_soon(self._catch_up)
-
-    def _catch_up(self) -> None:
-        try:
-            while self._inbox and self._on_message is not None and not self._blocked & HELD and self.initiator != "server":
-                self._handle(self._take_from_inbox())
-        except Exception as error:  # noqa: BLE001  # as in _parse
-            self._handler_failed(error)
-            return
-        if self._blocked & HELD and self._inbox:
-            self._loop.call_at(self._hold_timer.when() if self._hold_timer else 0, self._catch_up)
-        else:
-            self._unblock(BEHIND)
-
-    def _wake(self) -> None:
-        """Let ``receive`` look again."""
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
-
     # The end
-
-    def finish(self, close: Close, by: str) -> None:
-        """Record how the connection ends (``Channel.finish``)."""
-        first = self.ending is None
-        super().finish(close, by)
-        if first and by == "server":
-            self._inbox.clear()
-            self._inbox_bytes = 0
-            if self._hold_timer is not None:  # a hold must not outlive the connection
-                self._loop.call_soon(self._hold_over)
 
     def _fail(self, close: Close, detail: str) -> None:
         """The client has broken a rule: say so, and read nothing more of it (RFC 6455 §7.1.7)."""
@@ -355,15 +234,6 @@ class Inbound(Keepalive):
             self._write_close(code, reason)
         self._tell_disconnected(code, reason)
         self._half_close()
-
-    def _handler_failed(self, error: Exception) -> None:
-        close = getattr(error, "close", None)
-        if not isinstance(close, Close):
-            logger.error("the handler of a message failed", exc_info=error)
-            close = INTERNAL_ERROR
-        self.finish(close, "server")
-        if self._phase == OPEN:
-            self._start_close(close.code, close.reason)
 
     def _is_behind(self) -> bool:
         return bool(self._blocked)
@@ -387,10 +257,6 @@ class Inbound(Keepalive):
         self._blocked |= CLOSED
         self._backlog, self._parser = b"", None
 
-    def _tell_disconnected(self, code: int, reason: str) -> None:
-        super()._tell_disconnected(code, reason)
-        self._wake()
-
     def eof_received(self) -> bool:
         """The client's FIN. True: keep the socket until what waits is parsed."""
         if self._backlog and self._phase == OPEN and self.transport.can_write_eof():
@@ -408,9 +274,3 @@ class Inbound(Keepalive):
         if self._phase < CLOSING:
             self.finish(ABNORMAL, "client")
         self._tell_disconnected(1006, "")
-
-
-def _received(message: str | bytes) -> Event:
-    if isinstance(message, str):
-        return {"type": "websocket.receive", "text": message}
-    return {"type": "websocket.receive", "bytes": message}

@@ -99,6 +99,11 @@ class Outbound(asyncio.Protocol):
         """Bytes written that the kernel has not taken yet."""
         return self.transport.get_write_buffer_size() if self._phase != LOST else 0
 
+    def set_high_water(self, high_water_bytes: int) -> None:
+        """Where the transport's buffer begins to be full (``Frames.set_high_water``)."""
+        if self._phase != LOST:
+            self.transport.set_write_buffer_limits(high=high_water_bytes)
+
     def abort(self) -> None:
         """Drop the socket and everything buffered, now."""
         self.finish(ABNORMAL, "server")
