@@ -16,7 +16,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 from middleware.asgi import Frames, Send
 from middleware.close import ABNORMAL, SLOW_CONSUMER, Close
@@ -26,6 +26,9 @@ from .message import Batch, Message
 __all__ = ["AsgiOutlet", "FrameOutlet", "Outlet", "OutletOptions", "Policy"]
 
 logger = logging.getLogger("tidegate.outlet")
+
+_LARGEST_HIGH_WATER_BYTES = 512 * 1024
+"""The highest mark that event loops set by themselves (for TLS): a transport tells that it has drained only from above it."""
 
 Policy = Literal["close", "drop", "latest"]
 
@@ -40,6 +43,13 @@ class OutletOptions:
     policy: Policy = "close"
     abort_after_seconds: float = 5.0
     """How long a peer that must go may take to read what is left."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_bytes", "max_messages", "abort_after_seconds"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be more than 0, not {getattr(self, name)!r}")
+        if self.policy not in get_args(Policy):
+            raise ValueError(f"policy must be one of {', '.join(get_args(Policy))}, not {self.policy!r}")
 
 
 class Outlet(Protocol):
@@ -81,6 +91,8 @@ class FrameOutlet:
         self._policy = options.policy
         self._latest: Batch | None = None
         self._waiters: list[asyncio.Future[None]] = []
+        if options.max_bytes < 2 * _LARGEST_HIGH_WATER_BYTES:  # else whoever waits for half the bound might wait for ever
+            frames.set_high_water(min(64 * 1024, options.max_bytes // 2))
 
     def write(self, batch: Batch) -> int:
         frames = self._frames
@@ -107,6 +119,10 @@ class FrameOutlet:
         return self._frames.buffered_bytes() + (self._latest.payload_bytes if self._latest else 0)
 
     def close(self, close: Close) -> None:
+        latest, self._latest = self._latest, None
+        if latest is not None and self._frames.ending is None:  # it was taken, so it leaves before the close
+            blob, payload_bytes = latest.encoded(self._frames.encoder)
+            self._frames.write(blob, 1, payload_bytes)
         self._frames.close(close)
 
     async def drained(self) -> None:

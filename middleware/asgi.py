@@ -145,6 +145,9 @@ class Frames(Channel, Protocol):
     def buffered_bytes(self) -> int:
         """Bytes written that the kernel has not taken yet."""
 
+    def set_high_water(self, high_water_bytes: int) -> None:
+        """Where ``buffered_bytes`` begins to be much: ``on_drained`` is only called after it was above."""
+
     def abort(self) -> None:
         """Drop the socket and everything buffered, now."""
 

@@ -25,6 +25,7 @@ class BufferingFrames(FakeFrames):
         self.accepted = True
         self.server.state = "open"
         self.buffered = 0
+        self.high_water_bytes = 64 * 1024
 
     def write(self, data: bytes, messages: int = 1, payload_bytes: int = 0) -> None:
         super().write(data, messages, payload_bytes)
@@ -33,9 +34,12 @@ class BufferingFrames(FakeFrames):
     def buffered_bytes(self) -> int:
         return self.buffered
 
+    def set_high_water(self, high_water_bytes: int) -> None:
+        self.high_water_bytes = high_water_bytes
+
     def drain(self) -> None:
-        self.buffered = 0
-        if self.on_drained is not None:
+        was_paused, self.buffered = self.buffered > self.high_water_bytes, 0
+        if was_paused and self.on_drained is not None:  # as transports do it: only below a mark that was passed
             self.on_drained()
 
     def close(self, close: Close) -> None:

@@ -104,6 +104,40 @@ async def test_policy_latest_keeps_the_newest_message_for_when_the_peer_reads() 
     assert made.messages_dropped == 2
 
 
+async def test_the_newest_message_leaves_before_the_close() -> None:
+    """What was taken is not overtaken by the end."""
+    made, frames = frame_connection(outlet=options("latest"))
+    made.write(batch("0123456789"))
+    made.write(batch("last"))
+    made.close(NORMAL)
+    assert frames.written[-1] == b"\x81\x04last"
+    assert made.outlet.buffered_bytes() == frames.buffered
+
+
+@pytest.mark.parametrize("max_bytes", [1, 10, 100_000, 1 << 20, 1 << 24])
+async def test_whatever_the_bound_a_peer_that_reads_again_is_written_to_again(max_bytes: int) -> None:
+    """A transport only tells that it has drained when it was above its mark, so the mark lies below every bound."""
+    made, frames = frame_connection(outlet=OutletOptions(max_bytes=max_bytes, policy="latest"))
+    made.write(Batch([Message(b"x" * (max_bytes + 1))]))
+    made.write(batch("newest"))
+    sending = asyncio.create_task(made.send("more"))
+    await _settle()
+    frames.drain()
+    await asyncio.wait_for(sending, 1)
+    assert frames.written[-1] == b"\x81\x04more"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"max_bytes": 0}, {"max_messages": -1}, {"abort_after_seconds": 0}, {"policy": "oldest"}],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_wrong_options_are_refused_at_construction(wrong: dict[str, Any]) -> None:
+    """A sentence says what is wrong."""
+    with pytest.raises(ValueError, match="must be"):
+        OutletOptions(**wrong)
+
+
 @pytest.mark.parametrize(
     ("policy", "delivered", "lost"),
     [("drop", ["0123456789", "first", "after"], 1), ("latest", ["0123456789", "second", "after"], 1)],

@@ -65,6 +65,9 @@ class FakeFrames:
     def buffered_bytes(self) -> int:
         return 0
 
+    def set_high_water(self, high_water_bytes: int) -> None:
+        return
+
     def abort(self) -> None:
         self.finish(ABNORMAL, "server")
         self.aborted = True
