@@ -7,6 +7,7 @@ gets in while thousands of half-open handshakes are being kept up.
 from __future__ import annotations
 
 import functools
+import ipaddress
 from typing import Protocol
 
 from middleware.asgi import client_key
@@ -16,6 +17,18 @@ __all__ = ["Admission", "Pending"]
 _GRACE_SECONDS = 1.0
 
 _key = functools.lru_cache(maxsize=4096)(client_key)
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_exempt(host: str, exempt: frozenset[str]) -> bool:
+    """True for a load balancer, and for who has no address: all of them come through one Unix socket."""
+    if not host or "*" in exempt or host in exempt:
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return any(address in ipaddress.ip_network(network, strict=False) for network in exempt)
 
 
 class Pending(Protocol):
@@ -31,6 +44,8 @@ class Admission:
     __slots__ = ("_exempt", "_per_client", "_per_client_limit", "_total_limit", "_waiting")
 
     def __init__(self, *, total: int | None, per_client: int | None, exempt: frozenset[str] = frozenset()) -> None:
+        for network in exempt - {"*"}:
+            ipaddress.ip_network(network, strict=False)  # ValueError for what is none
         self._total_limit = total
         self._per_client_limit = per_client
         self._exempt = exempt
@@ -47,7 +62,7 @@ class Admission:
         if (
             self._per_client_limit is not None
             and self._per_client.get(key, 0) >= self._per_client_limit
-            and not (host in self._exempt or "*" in self._exempt)
+            and not _is_exempt(host, self._exempt)
         ):
             return False
         if self._total_limit is not None and len(self._waiting) >= self._total_limit and not self._make_room(now):

@@ -56,7 +56,7 @@ class WireOptions:
     pending_handshakes_per_client: int | None = 256
     """Connections that have not got that far yet; beyond them 503."""
     pending_exempt: frozenset[str] = frozenset()
-    """Peer addresses (load balancers) that the cap per client does not apply to."""
+    """Peers (load balancers: addresses, networks or ``*``) that the cap per client does not apply to."""
     url_bytes: int = 8 * 1024
     header_bytes: int = 8 * 1024
     """Longest header line."""

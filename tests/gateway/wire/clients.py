@@ -111,6 +111,7 @@ class Peer:
     """One connection without a network: ``send`` bytes as the client, read ``frames`` of the server, be the app."""
 
     def __init__(self, app: Any, **options: Any) -> None:
+        self.app = app
         self.transport = FakeTransport()
         self.state = ServerState()
         self.ended: list[tuple[Any, str]] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -34,10 +35,21 @@ def test_an_ipv6_site_is_one_client() -> None:
     assert admission.enter(Client(), "2001:db8:0:1::1", 0)
 
 
-def test_a_load_balancer_may_be_exempt() -> None:
-    """From the cap per client only."""
-    admission = Admission(total=3, per_client=1, exempt=frozenset({"192.0.2.1"}))
-    assert [admission.enter(Client(), "192.0.2.1", 0) for _ in range(4)] == [True, True, True, False]
+@pytest.mark.parametrize(
+    ("exempt", "host"), [("192.0.2.1", "192.0.2.1"), ("192.0.2.0/24", "192.0.2.1"), ("*", "anywhere"), ("192.0.2.1", "")]
+)  # fmt: skip
+def test_a_load_balancer_may_be_exempt(exempt: str, host: str) -> None:
+    """From the cap per client only; so is everybody behind a Unix socket."""
+    admission = Admission(total=3, per_client=1, exempt=frozenset({exempt}))
+    assert [admission.enter(Client(), host, 0) for _ in range(4)] == [True, True, True, False]
+
+
+def test_others_are_not_exempt_and_nonsense_is_refused() -> None:
+    """A network is a network."""
+    admission = Admission(total=None, per_client=1, exempt=frozenset({"192.0.2.0/24"}))
+    assert [admission.enter(Client(), "198.51.100.1", 0) for _ in range(2)] == [True, False]
+    with pytest.raises(ValueError, match="nonsense"):
+        Admission(total=None, per_client=1, exempt=frozenset({"nonsense"}))
 
 
 def test_at_the_total_the_longest_silent_makes_room() -> None:

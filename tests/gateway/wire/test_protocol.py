@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import itertools
+import logging
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -878,3 +881,65 @@ async def test_a_close_before_accept_refuses_with_its_status() -> None:
     assert head.startswith(b"HTTP/1.1 503 ")
     assert len(failed) == 1
     assert peer.ended == []
+
+
+ANYTHING = st.one_of(
+    st.binary(max_size=40),
+    st.builds(
+        frame,
+        st.sampled_from([CONT, TEXT, BINARY, CLOSE, PING, PONG, 3, 11]),
+        st.binary(max_size=130),
+        fin=st.booleans(),
+        rsv=st.sampled_from([0, 0, 0, 0x40, 0x20]),
+    ),
+)
+DEFLATE = b"Sec-WebSocket-Extensions: permessage-deflate\r\n"
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(ANYTHING, max_size=12), st.integers(1, 200), st.booleans(), st.booleans())
+def test_whatever_a_client_sends_ends_in_order(pieces: list[bytes], size: int, deflate: bool, synchronous: bool) -> None:
+    """Any bytes, cut anywhere: no error is logged, whole frames come back, the app is told one end, and it is counted once."""
+    stream = b"".join(pieces)
+
+    async def run() -> None:
+        peer = Peer(App(echo=True), deflate=deflate, max_message_bytes=200)
+        await peer.open(DEFLATE)
+        app = peer.app
+        if synchronous:
+            peer.wire.on_message = lambda event: peer.wire.write(b"\x82\x00", 1, 0)
+        for at in range(0, len(stream), size):
+            peer.send(stream[at : at + size])
+            await turns(1)
+        await turns(20)
+        frames = peer.frames()
+        closes = [first for first, _ in frames if first == 0x88]
+        assert len(closes) <= 1
+        assert not closes or frames[-1][0] == 0x88, "nothing follows a close frame"
+        assert bool(closes) == peer.transport.eof
+        peer.lose()
+        await turns()
+        assert app.disconnect is not None
+        assert len(peer.ended) == 1
+        assert not peer.state.tasks
+
+    with _no_errors():
+        asyncio.run(run())
+
+
+@contextmanager
+def _no_errors() -> Iterator[None]:
+    """Fail when anything is logged at ERROR within."""
+    records: list[logging.LogRecord] = []
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            records.append(record)
+
+    handler = Handler(logging.ERROR)
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+    assert records == []

@@ -21,8 +21,8 @@ from fastapi import FastAPI, WebSocket, WebSocketException
 from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse
 
-from middleware.close import RATE_LIMITED
-from middleware.layer import Guard, Layer
+from middleware.close import AT_CAPACITY, RATE_LIMITED
+from middleware.layer import Guard, Layer, Refuse
 
 from .servers import echo, serving
 
@@ -165,6 +165,25 @@ async def test_a_stack_of_layers_runs_on_the_frames_extension() -> None:
         assert guard.log[:2] == ["in a", "out a"]
         assert guard.closing == RATE_LIMITED
         assert guard.link.frames is not None
+
+
+class Full(Layer):
+    """A layer that refuses."""
+
+    async def open(self, link: Any) -> Guard:
+        raise Refuse(503, AT_CAPACITY, detail="no room", retry_after=7)
+
+
+async def test_a_layer_refuses_with_a_status() -> None:
+    """The handshake is answered with the layer's status, header and reason, and the outer guard is told."""
+    outer = Counting(Full(echo))
+    async with serving(outer) as served:
+        with pytest.raises(websockets.InvalidStatus) as refused:
+            await websockets.connect(served.url)
+    answer = refused.value.response
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "7")
+    assert b"at-capacity" in bytes(answer.body or b"")
+    assert outer.guards[0].closing == AT_CAPACITY
 
 
 async def test_fastapi() -> None:
