@@ -213,7 +213,8 @@ class Inbound(Delivery):
     def _read_on(self) -> None:
         if self._reading_paused and self._phase != LOST:
             self._reading_paused = False
-            self.transport.resume_reading()
+            if not self.transport.is_closing():  # uvloop's transports raise then
+                self.transport.resume_reading()
 
     # The end
 
@@ -252,6 +253,11 @@ class Inbound(Delivery):
         self._finder = None
         self._read_on()  # what still comes is thrown away, so that the end is a FIN and not a RST
         super()._half_close()
+
+    def abort(self) -> None:
+        """Drop the socket and everything buffered, now."""
+        self._stop_parsing()
+        super().abort()
 
     def _stop_parsing(self) -> None:
         self._blocked |= CLOSED

@@ -883,6 +883,19 @@ async def test_a_close_before_accept_refuses_with_its_status() -> None:
     assert peer.ended == []
 
 
+async def test_an_aborted_connection_is_left_alone() -> None:
+    """Neither a hold that runs out nor an app that receives touches its socket again."""
+    peer, _ = await opened()
+    peer.send(frame(TEXT, b"1"))
+    peer.wire.hold(0.01)
+    peer.send(frame(TEXT, bytes(70_000)))
+    assert not peer.transport.reading
+    peer.wire.abort()
+    await asyncio.sleep(0.03)
+    assert not peer.transport.reading
+    assert peer.frames() == []
+
+
 ANYTHING = st.one_of(
     st.binary(max_size=40),
     st.builds(
