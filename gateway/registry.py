@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from middleware.close import SLOW_CONSUMER
@@ -32,6 +32,8 @@ MEMBERS_PER_TURN = 1000
 """A fan-out to more members than this lets the event loop do other work in between."""
 PENDING_BYTES = 256 * 1024
 """What a room gathers during one turn of the loop before it writes at once."""
+PENDING_MESSAGES = 256
+"""The same in messages: empty ones weigh nothing, and each publisher in a batch costs a batch of its own."""
 
 
 class RoomStatistics(NamedTuple):
@@ -59,7 +61,7 @@ class Room:
     """
 
     __slots__ = (
-        "_excluded", "_flushing", "_ledger", "_max_delay_seconds", "_pending", "_pending_bytes", "_scheduled", "_snapshot",
+        "_excluded", "_flushing", "_gone", "_ledger", "_max_delay_seconds", "_pending", "_pending_bytes", "_scheduled", "_snapshot",
         "_totals", "members", "messages", "name",
     )  # fmt: skip
 
@@ -76,11 +78,12 @@ class Room:
         self._scheduled = False
         self._flushing: Iterator[None] | None = None
         self._snapshot: tuple[Connection, ...] | None = None
+        self._gone: set[Connection] | None = None
+        """Who has left since the fan-out began that takes several turns of the loop; ``None`` while there is none."""
 
     def add(self, connection: Connection) -> None:
         """A new member hears what is published from now on."""
-        if self._pending:
-            self.flush()
+        self._begin()
         self.members.add(connection)
         self._snapshot = None
 
@@ -88,22 +91,24 @@ class Room:
         """A former member hears nothing any more."""
         self.members.discard(connection)
         self._snapshot = None
+        if self._gone is not None:
+            self._gone.add(connection)
 
     def publish(self, message: Message, exclude: str = "") -> None:
         """Send ``message`` to every member but the connection with the id ``exclude``."""
+        self._pending_bytes += len(message.payload)  # first: text that has no UTF-8 must not wait among the others' messages
         self._pending.append(message)
         self._excluded.append(exclude)
-        self._pending_bytes += len(message.payload)
         self.messages += 1
-        if self._pending_bytes > PENDING_BYTES:
-            self.flush()
-        elif not self._scheduled:
+        if self._pending_bytes > PENDING_BYTES or len(self._pending) >= PENDING_MESSAGES:
+            self._begin()
+        if not self._scheduled and self.has_pending:
             self._schedule()
 
     def _schedule(self) -> None:
         self._scheduled = True
         loop = asyncio.get_running_loop()
-        if self._max_delay_seconds:
+        if self._max_delay_seconds and self._flushing is None:
             loop.call_later(self._max_delay_seconds, self._continue)
         else:
             loop.call_soon(self._continue)
@@ -112,8 +117,7 @@ class Room:
         self._scheduled = False
         self._advance()
         if self.has_pending and not self._scheduled:
-            self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._continue)
+            self._schedule()
 
     @property
     def has_pending(self) -> bool:
@@ -123,6 +127,11 @@ class Room:
     def flush(self) -> None:
         """Write all that is pending now."""
         while self.has_pending:
+            self._advance()
+
+    def _begin(self) -> None:
+        """Begin to write what is pending to those who are members now; what a big room has left to do comes in later turns."""
+        while self._pending:
             self._advance()
 
     def _advance(self) -> None:
@@ -138,29 +147,31 @@ class Room:
         messages, excluded = self._pending, self._excluded
         self._pending, self._excluded, self._pending_bytes = [], [], 0
         batch = Batch(messages)
-        special = {name: _without(messages, excluded, name) for name in set(excluded) if name}
+        own = _positions(excluded)
         if self._snapshot is None:
             self._snapshot = tuple(self.members)
         recipients = self._snapshot
         self._totals.accepted += len(messages)
-        self._write_to(recipients[:MEMBERS_PER_TURN], batch, special)
+        gone = self._gone = set() if len(recipients) > MEMBERS_PER_TURN else None
+        self._write_to(recipients[:MEMBERS_PER_TURN], batch, own)
         for start in range(MEMBERS_PER_TURN, len(recipients), MEMBERS_PER_TURN):
             yield
-            still_here = [member for member in recipients[start : start + MEMBERS_PER_TURN] if member in self.members]
-            self._write_to(still_here, batch, special)
+            part = recipients[start : start + MEMBERS_PER_TURN]
+            self._write_to([member for member in part if member not in gone] if gone else part, batch, own)
+        self._gone = None
         if self._ledger.on_fanout is not None:
             self._ledger.on_fanout(len(messages), len(recipients), time.perf_counter() - started)
 
-    def _write_to(self, recipients: Iterable[Connection], batch: Batch, special: dict[str, Batch | None]) -> None:
+    def _write_to(self, recipients: Iterable[Connection], batch: Batch, own: dict[str, list[int]]) -> None:
         expected = lost_in_all = 0
         size = len(batch)
         for member in recipients:
-            if special and member.id in special:
-                own = special[member.id]
-                if own is None:
+            if own and member.id in own:
+                others = _without(batch.messages, own[member.id])
+                if not others:
                     continue
-                expected += len(own)
-                lost = member.write(own)
+                expected += len(others)
+                lost = member.write(Batch(others))
             else:
                 expected += size
                 lost = member.write(batch)
@@ -181,10 +192,24 @@ class Room:
         return RoomStatistics(self.name, len(self.members), self.messages)
 
 
-def _without(messages: list[Message], excluded: list[str], name: str) -> Batch | None:
-    """What the publisher ``name`` hears of ``messages``: those of others."""
-    rest = [message for message, sender in zip(messages, excluded, strict=True) if sender != name]
-    return Batch(rest) if rest else None
+def _positions(excluded: list[str]) -> dict[str, list[int]]:
+    """Where in a batch each excluded publisher's messages are."""
+    positions: dict[str, list[int]] = {}
+    for position, name in enumerate(excluded):
+        if name:
+            positions.setdefault(name, []).append(position)
+    return positions
+
+
+def _without(messages: Sequence[Message], positions: list[int]) -> list[Message]:
+    """``messages`` but those at ``positions``, which ascend."""
+    rest: list[Message] = []
+    start = 0
+    for position in positions:
+        rest += messages[start:position]
+        start = position + 1
+    rest += messages[start:]
+    return rest
 
 
 class ConnectionRegistry:

@@ -6,14 +6,14 @@ import asyncio
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from gateway.connection import Connection
 from gateway.ledger import Ledger
 from gateway.message import Message, user_room
-from gateway.registry import MEMBERS_PER_TURN, ConnectionRegistry, Room
+from gateway.registry import MEMBERS_PER_TURN, PENDING_MESSAGES, ConnectionRegistry, Room
 from middleware.close import NORMAL
 from tests.gateway.connections import BufferingFrames, frame_connection
 
@@ -171,6 +171,63 @@ async def test_a_big_room_lets_the_loop_breathe_and_keeps_order() -> None:
     assert ledger.totals["other"].unaccounted == 0
 
 
+@pytest.mark.parametrize("payload", [b"x" * 400_000, b""])
+async def test_a_big_room_lets_the_loop_breathe_whatever_is_published(payload: bytes) -> None:
+    """One large message, or as many small ones as fit a turn, do not make the publisher write to everybody at once."""
+    room = Room("r", Ledger())
+    made = members(room, 2 * MEMBERS_PER_TURN)
+    for _ in range(1 if payload else PENDING_MESSAGES):
+        room.publish(Message(payload))
+    assert sum(bool(frames.written) for _, frames in made) == MEMBERS_PER_TURN
+    await _turns(8)
+    assert all(frames.sent_messages == room.messages for _, frames in made)
+
+
+async def test_who_comes_back_during_a_long_fan_out_hears_nothing_of_it() -> None:
+    """A member that left and joined again is a new member."""
+    room = Room("r", Ledger())
+    made = members(room, MEMBERS_PER_TURN + 1)
+    room.publish(Message("before"))
+    await _turns(1)
+    back, frames = next(pair for pair in made if not pair[1].written)
+    room.discard(back)
+    room.add(back)
+    room.publish(Message("after"))
+    await _turns(8)
+    assert frames.written == [b"\x81\x05after"]
+
+
+async def test_a_publication_without_bytes_fails_alone() -> None:
+    """A lone surrogate has no UTF-8: its publisher is told, and what others published in the same turn still leaves."""
+    room = Room("r", Ledger())
+    (_, frames) = members(room, 1)[0]
+    room.publish(Message("good"))
+    with pytest.raises(UnicodeEncodeError):
+        room.publish(Message("\ud800"))
+    await _turns()
+    assert frames.written == [b"\x81\x04good"]
+
+
+@given(st.lists(st.integers(0, 3), max_size=12))
+@settings(max_examples=60, deadline=None)
+def test_every_member_hears_exactly_what_others_published(publishers: list[int]) -> None:
+    """In order, whoever published how often in one turn; 3 stands for somebody outside the room."""
+
+    async def play() -> None:
+        ledger = Ledger()
+        room = Room("r", ledger)
+        made = members(room, 3)
+        for number, publisher in enumerate(publishers):
+            room.publish(Message(f"{number:02}"), exclude=made[publisher][0].id if publisher < 3 else "")
+        await _turns()
+        for index, (_, frames) in enumerate(made):
+            heard = [f"{number:02}" for number, publisher in enumerate(publishers) if publisher != index]
+            assert b"".join(frames.written) == b"".join(b"\x81\x02" + text.encode() for text in heard)
+        assert ledger.totals["other"].written == sum(frames.sent_messages for _, frames in made)
+
+    asyncio.run(play())
+
+
 async def test_what_a_room_gathers_in_one_turn_is_bounded() -> None:
     """A flood within one turn is written before it grows beyond the bound."""
     room = Room("r", Ledger())
@@ -179,6 +236,9 @@ async def test_what_a_room_gathers_in_one_turn_is_bounded() -> None:
         room.publish(Message(b"x" * 10_000))
     assert len(frames.written) == 1
     assert room._pending_bytes < 256 * 1024
+    for _ in range(3 * PENDING_MESSAGES):
+        room.publish(Message(b""))
+    assert len(room._pending) < PENDING_MESSAGES
     await _turns()
 
 
