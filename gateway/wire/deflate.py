@@ -60,9 +60,12 @@ def offer() -> ServerPerMessageDeflateFactory:
 
 
 def windows(extensions: list[Extension]) -> tuple[int, int] | None:
-    """``(client's window bits, server's window bits)`` if permessage-deflate was agreed on."""
+    """``(client's window bits, server's window bits)`` if permessage-deflate was agreed on.
+
+    A window of 8 bits counts as not agreed on: zlib cannot keep it.
+    """
     for extension in extensions:
-        if isinstance(extension, PerMessageDeflate):
+        if isinstance(extension, PerMessageDeflate) and extension.local_max_window_bits > 8:
             return extension.remote_max_window_bits, extension.local_max_window_bits
     return None
 

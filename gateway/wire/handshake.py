@@ -83,7 +83,7 @@ def parse_head(head: bytes) -> HandshakeRequest:
         raise Refused(431, "the request's headers are too large") from None
     except Exception as error:  # noqa: BLE001  # whatever the library makes of it, it is the client's mistake
         raise Refused(400, f"not a valid request: {error}") from None
-    headers = [(name.lower().encode(), _encoded(value)) for name, value in request.headers.raw_items()]
+    headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in request.headers.raw_items()]
     return HandshakeRequest(request.method, request.path.encode(), request.protocol.removeprefix("HTTP/"), headers)
 
 
@@ -93,14 +93,6 @@ def _run(parsing: Generator[None, None, Request]) -> Request:
     except StopIteration as stop:
         return cast(Request, stop.value)
     raise ValueError("the head is incomplete")
-
-
-def _encoded(value: str) -> bytes:
-    """A header value as it was on the wire; websockets before 17 decoded with surrogates, later ISO-8859-1."""
-    try:
-        return value.encode("latin-1")
-    except UnicodeEncodeError:
-        return value.encode("ascii", "surrogateescape")
 
 
 def negotiate(request: HandshakeRequest, handshaker: ServerProtocol) -> Accepted:

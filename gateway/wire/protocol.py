@@ -6,7 +6,7 @@ Made by an HTTP protocol class at an upgrade: uvicorn's own replay the request a
 from __future__ import annotations
 
 import asyncio
-from typing import Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 from urllib.parse import unquote
 
 from uvicorn.config import Config
@@ -14,7 +14,7 @@ from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 from websockets.server import ServerProtocol
 
-from middleware.asgi import DENIAL_EXTENSION, FRAMES_EXTENSION, Scope
+from middleware.asgi import DENIAL_EXTENSION, FRAMES_EXTENSION, Frames, Scope
 from middleware.close import AT_CAPACITY, RESTARTING
 
 from .admission import Admission, Pending
@@ -176,6 +176,13 @@ def _equip(cls: type[WireProtocol]) -> None:
 
 _HANDSHAKE_LOGGER = logger.getChild("handshake")
 _equip(WireProtocol)
+
+
+if TYPE_CHECKING:
+
+    def _offered(wire: WireProtocol) -> Frames:
+        """What the extension promises is what the protocol is."""
+        return wire
 
 
 def wire_protocol(options: WireOptions) -> type[WireProtocol]:
