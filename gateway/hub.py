@@ -180,7 +180,7 @@ class Hub:
     def post(self, room: str, message: Message, exclude: str = "") -> None:
         """As ``publish``, without waiting. Raises ``BrokerUnavailable``."""
         try:
-            self.broker.post(self._envelope(room, message, exclude=exclude))
+            self.broker.post(Envelope(room, message, id=self.new_id(), node=self.node, exclude=exclude))
         except BrokerUnavailable:
             self._refused_by_broker += 1
             raise

@@ -34,11 +34,12 @@ class Message:
         data: ``str`` is sent as a text message, ``bytes`` as a binary one.
     """
 
-    __slots__ = ("_frames", "_payload", "data")
+    __slots__ = ("_frames", "data", "payload")
 
     def __init__(self, data: str | bytes) -> None:
         self.data = data
-        self._payload: bytes | None = None
+        self.payload: bytes = data.encode() if isinstance(data, str) else data
+        """The payload's bytes; UTF-8 for text."""
         self._frames: dict[Encoder | None, bytes] | None = None
 
     @classmethod
@@ -62,20 +63,14 @@ class Message:
     def is_text(self) -> bool:
         return isinstance(self.data, str)
 
-    @property
-    def payload(self) -> bytes:
-        """The payload's bytes; UTF-8 for text."""
-        if self._payload is None:
-            self._payload = self.data.encode() if isinstance(self.data, str) else self.data
-        return self._payload
-
     def frame(self, encoder: Encoder | None = None) -> bytes:
         """The whole frame for connections that share ``encoder``; built once."""
-        if self._frames is None:
-            self._frames = {}
-        frame = self._frames.get(encoder)
+        frames = self._frames
+        if frames is None:
+            frames = self._frames = {}
+        frame = frames.get(encoder)
         if frame is None:
-            frame = self._frames[encoder] = self._build_frame(encoder)
+            frame = frames[encoder] = self._build_frame(encoder)
         return frame
 
     def event(self) -> Event:
@@ -108,7 +103,7 @@ class Batch:
 
     def __init__(self, messages: Sequence[Message]) -> None:
         self.messages = messages
-        self.payload_bytes = sum([len(message.payload) for message in messages])
+        self.payload_bytes = len(messages[0].payload) if len(messages) == 1 else sum([len(one.payload) for one in messages])
         self._encoded: dict[Encoder | None, Encoded] = {}
 
     def __len__(self) -> int:
@@ -118,10 +113,15 @@ class Batch:
         """The batch for connections that share ``encoder``."""
         encoded = self._encoded.get(encoder)
         if encoded is None:
-            frames = [message.frame(encoder) for message in self.messages]
-            size = self.payload_bytes if encoder is None else sum([len(frame) - _header_bytes(frame) for frame in frames])
-            encoded = self._encoded[encoder] = Encoded(b"".join(frames), size)
+            encoded = self._encoded[encoder] = self._encode(encoder)
         return encoded
+
+    def _encode(self, encoder: Encoder | None) -> Encoded:
+        if encoder is None and len(self.messages) == 1:  # most are: no list, no copy
+            return Encoded(self.messages[0].frame(), self.payload_bytes)
+        frames = [message.frame(encoder) for message in self.messages]
+        size = self.payload_bytes if encoder is None else sum([len(frame) - _header_bytes(frame) for frame in frames])
+        return Encoded(b"".join(frames), size)
 
 
 def _header_bytes(frame: bytes) -> int:

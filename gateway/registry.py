@@ -61,8 +61,8 @@ class Room:
     """
 
     __slots__ = (
-        "_excluded", "_flushing", "_gone", "_ledger", "_max_delay_seconds", "_pending", "_pending_bytes", "_scheduled", "_snapshot",
-        "_totals", "members", "messages", "name",
+        "_excluded", "_flushing", "_gone", "_ledger", "_loop", "_max_delay_seconds", "_pending", "_pending_bytes", "_scheduled",
+        "_snapshot", "_totals", "members", "messages", "name",
     )  # fmt: skip
 
     def __init__(self, name: str, ledger: Ledger, max_delay_seconds: float = 0.0) -> None:
@@ -72,6 +72,7 @@ class Room:
         self._ledger = ledger
         self._totals: NamespaceTotals = ledger.of_room(name)
         self._max_delay_seconds = max_delay_seconds
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._pending: list[Message] = []
         self._excluded: list[str] = []
         self._pending_bytes = 0
@@ -102,12 +103,14 @@ class Room:
         self.messages += 1
         if self._pending_bytes > PENDING_BYTES or len(self._pending) >= PENDING_MESSAGES:
             self._begin()
-        if not self._scheduled and self.has_pending:
+        if not self._scheduled and (self._pending or self._flushing is not None):
             self._schedule()
 
     def _schedule(self) -> None:
         self._scheduled = True
-        loop = asyncio.get_running_loop()
+        loop = self._loop
+        if loop is None:  # kept: Python 3.11 makes a system call to find it
+            loop = self._loop = asyncio.get_running_loop()
         if self._max_delay_seconds and self._flushing is None:
             loop.call_later(self._max_delay_seconds, self._continue)
         else:
@@ -116,7 +119,7 @@ class Room:
     def _continue(self) -> None:
         self._scheduled = False
         self._advance()
-        if self.has_pending and not self._scheduled:
+        if (self._pending or self._flushing is not None) and not self._scheduled:
             self._schedule()
 
     @property
