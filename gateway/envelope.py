@@ -111,9 +111,11 @@ class Envelope:
             header = _decoder.decode(memoryview(data)[_PREFIX.size : start])
             payload = data[start:]
             message = Message(payload.decode() if flags & _TEXT else payload)
-        except (struct.error, msgspec.MsgspecError, UnicodeDecodeError) as error:
+            close = Close(header.close_code, header.close_reason, header.close_retry) if flags & _CLOSE else None
+        except InvalidEnvelope:
+            raise
+        except (struct.error, msgspec.MsgspecError, ValueError) as error:  # no UTF-8, or a close that cannot be
             raise InvalidEnvelope(f"not an envelope: {error}") from error
-        close = Close(header.close_code, header.close_reason, header.close_retry) if flags & _CLOSE else None
         return cls(
             header.room, message, id=header.id, node=header.node, published_at=header.published_at,
             exclude=header.exclude, target=header.target, traceparent=header.traceparent, close=close,

@@ -26,7 +26,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from contextlib import asynccontextmanager
 from typing import Any
 
-from starlette.websockets import WebSocket
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from middleware.asgi import Receive, Scope, Send, deny
 from middleware.bucket import FULL, TokenBucket
@@ -168,10 +168,12 @@ class WebSocketServer:
             await self._run(connection, self._self_handler if is_self_check(scope) else self._handler)
         except (ConnectionClosed, OSError):
             pass  # the client left, or was sent away: that is how connections end
-        except Exception:
-            if not held:
-                connection.close(INTERNAL_ERROR)
-            raise
+        except Exception as error:
+            if held:
+                raise
+            connection.close(_ending_of(error))
+            if not isinstance(getattr(error, "close", None), Close):
+                raise
         finally:
             if held:
                 self.hub.release(rooms)
@@ -268,7 +270,7 @@ class WebSocketServer:
         user: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> AsyncIterator[Connection]:
-        """Accept, register and join; at the end of the block close normally and unregister."""
+        """Accept, register and join; at the end of the block close and unregister: normally, or for what the block raised."""
         await self.accept_connection(websocket)
         await self.handle_connection(websocket, room_id, user=user, metadata=metadata)
         connection = self.connection_of(websocket)
@@ -276,6 +278,11 @@ class WebSocketServer:
             yield connection
         except ConnectionClosed:
             pass
+        except (WebSocketDisconnect, OSError):
+            raise
+        except Exception as error:
+            connection.close(_ending_of(error))
+            raise
         finally:
             await self._finish(connection)
 
@@ -361,6 +368,12 @@ class WebSocketServer:
 
     def _count_refused(self, room: str) -> None:
         self.relay_refused += 1
+
+
+def _ending_of(error: Exception) -> Close:
+    """What a handler's error means for its connection (``errors``: those that carry a close are endings, not failures)."""
+    close = getattr(error, "close", None)
+    return close if isinstance(close, Close) else INTERNAL_ERROR
 
 
 def _bucket_of(config: Mapping[str, Any] | None) -> TokenBucket | None:

@@ -78,7 +78,9 @@ class Subscriptions:
             self._queue(room, subscription)
 
     async def close(self) -> None:
-        """Stop the reaper; the broker's own ``close`` ends the subscriptions."""
+        """Stop the reaper; the broker's own ``close`` ends the subscriptions: whoever holds a room again subscribes again."""
+        for subscription in self._rooms.values():
+            subscription.active = False
         reaper, self._reaper = self._reaper, None
         if reaper is not None:
             reaper.cancel()

@@ -64,6 +64,14 @@ def test_another_version_is_refused() -> None:
         Envelope.decode(bytes(data))
 
 
+def test_a_close_that_cannot_be_is_refused() -> None:
+    """The flag says close, the code is none: an InvalidEnvelope like any other nonsense."""
+    data = bytearray(Envelope("r", Message(b""), id="1", node="n").encode())
+    data[1] |= 0x02
+    with pytest.raises(InvalidEnvelope, match="close code"):
+        Envelope.decode(bytes(data))
+
+
 def test_text_that_is_no_utf8_is_refused() -> None:
     """The text flag is a promise."""
     data = Envelope("r", Message("x"), id="1", node="n").encode()[:-1] + b"\xff"

@@ -169,6 +169,20 @@ async def test_teardown_never_waits_for_the_broker() -> None:
     await hub.stop()
 
 
+async def test_a_hub_that_is_started_again_hears_again() -> None:
+    """Stopping ends the broker's subscriptions; nothing is taken for subscribed afterwards that is not."""
+    hub = await hub_with()
+    _, before = await member(hub, "r")
+    await hub.stop()
+    await hub.start()
+    _, frames = await member(hub, "r")
+    await hub.publish("r", "1")
+    await hub.publish(EVERYONE, "2")
+    await turn()
+    assert b"".join(frames.written) == b"".join(before.written) == b"\x81\x011\x81\x012"
+    await hub.stop()
+
+
 ACTIONS = st.lists(
     st.tuples(
         st.sampled_from(["enter", "join", "leave", "end", "cancel", "fail", "publish", "turn"]),

@@ -240,6 +240,39 @@ async def test_a_handler_that_raises_leaves_no_trace_of_the_connection(framed: b
     await server.stop()
 
 
+@both
+async def test_an_error_that_is_an_ending_ends_the_connection_with_it(framed: bool) -> None:
+    """A handler that lets a refused join through sends the client away as forbidden; nobody gets a traceback."""
+
+    async def handler(connection: Connection) -> None:
+        await connection.receive()
+        raise JoinRefused("not there")
+
+    server = WebSocketServer(handler=handler)
+    client = Client(server, framed=framed)
+    await turn()
+    client.say(text("x"))
+    await asyncio.wait_for(client.task, 5)
+    assert client.server.close == (1008, "forbidden")
+    await server.stop()
+
+
+@both
+async def test_a_route_that_fails_within_its_block_does_not_close_normally(framed: bool) -> None:
+    """The client learns that it was not its fault, and the error goes on."""
+    server = WebSocketServer()
+
+    async def endpoint(websocket: WebSocket) -> None:
+        async with server.connect(websocket, "r"):
+            raise LookupError("a bug")
+
+    client = Client(routes(server, endpoint), framed=framed)
+    with pytest.raises(LookupError):
+        await asyncio.wait_for(client.task, 5)
+    assert client.server.close == (1011, "internal-error")
+    await server.stop()
+
+
 @pytest.mark.parametrize("moment", ["connect", "accept", "subscribe", "handler"])
 async def test_a_client_that_goes_or_is_cancelled_at_any_moment_leaves_nothing(moment: str) -> None:
     """Before connect, in accept, while subscribing, or in the handler: no member, no hold, no task."""
