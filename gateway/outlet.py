@@ -6,7 +6,8 @@ Promises of both:
    message that is taken and later replaced by a newer one (``latest``) counts in the call that replaces it.
 2. What is taken leaves in order, also in relation to ``close``.
 3. What waits for one slow peer is bounded: ``max_bytes`` and one batch. Past the bound the policy acts on that peer alone:
-   ``close`` ends it (``slow-consumer``), ``drop`` leaves out what comes, ``latest`` keeps only the newest message.
+   ``close`` ends it (``slow-consumer``), ``drop`` leaves out what comes, ``latest`` keeps of what comes only
+   the newest message, behind what was taken before.
 """
 
 from __future__ import annotations
@@ -162,6 +163,7 @@ class AsgiOutlet:
     __slots__ = (
         "_bytes",
         "_closing",
+        "_newest",
         "_on_lost",
         "_on_slow",
         "_options",
@@ -186,6 +188,8 @@ class AsgiOutlet:
         self._on_slow = on_slow
         self._on_lost = on_lost
         self._queue: deque[Message] = deque()
+        self._newest: Message | None = None
+        """What was taken beyond the bound (``latest``); the next one replaces it while it waits."""
         self._bytes = 0
         self._closing: Close | None = None
         self._task: asyncio.Task[None] | None = None
@@ -252,8 +256,10 @@ class AsgiOutlet:
 
     def _overflow(self, batch: Batch) -> int:
         if self._options.policy == "latest":
-            replaced = len(self._queue)
-            self._forget_queue()
+            replaced = self._newest is not None and bool(self._queue) and self._queue[-1] is self._newest
+            if replaced:
+                self._bytes -= len(self._queue.pop().payload)
+            self._newest = batch.messages[-1]
             self._take(Batch(batch.messages[-1:]))
             return replaced + len(batch) - 1
         if self._options.policy == "close":
