@@ -54,7 +54,7 @@ def serve(settings: Settings) -> int:
         )
         gateway = create_app(settings)
     except SettingsError as error:
-        print(error, file=sys.stderr)  # noqa: T201 - a table for people
+        print(f"These settings cannot work:\n\n{error}", file=sys.stderr)  # noqa: T201 - a table for people
         return 2
     except StartupError as error:
         log.error("cannot start", reason=str(error))
@@ -225,21 +225,24 @@ class GatewayServer(uvicorn.Server):
     def _say_hello(self, sockets: list[socket.socket]) -> None:
         public, ops = (_address(listener) for listener in (sockets[0], self._ops_socket))
         log.info("serving", public=f"http://{public}", ops=f"http://{ops}", node=self._gateway.server.hub.node)
-        print(_greeting(public, ops, has_key=self._gateway.settings.api_key is not None), flush=True)  # noqa: T201 - for people
+        print(_greeting(public, ops, self._gateway.settings), flush=True)  # noqa: T201 - for people
 
 
-def _greeting(public: str, ops: str, *, has_key: bool) -> str:
+def _greeting(public: str, ops: str, settings: Settings) -> str:
     """Both addresses and what to try; on standard output, so that a script can read the ports it got."""
     publish = (
         'curl -H "Authorization: Bearer $TIDEGATE_API_KEY" -H "Content-Type: text/plain" '
         f"-d hello http://{ops}/api/rooms/lobby/messages"
-        if has_key
+        if settings.api_key
         else f"# publishing over HTTP needs a key: TIDEGATE_API_KEY=… tidegate serve, then POST http://{ops}/api/rooms/lobby/messages"
     )
+    join = f"python -m websockets ws://{public}/ws/lobby"
+    if settings.auth.mode == "jwt":
+        join = f'tidegate listen lobby --url ws://{public} --token "$(tidegate token --user ann)"'
     return f"""
 Tidegate serves WebSockets at ws://{public}/ws/{{room}}, operations at http://{ops}.
 Try it:
-  python -m websockets ws://{public}/ws/lobby
+  {join}
   {publish}
   curl http://{ops}/metrics
 """

@@ -18,6 +18,6 @@ def open_broker(url: str) -> Broker:
     if scheme == "memory":
         return MemoryBroker()
     raise StartupError(
-        f"TIDEGATE_BROKER={scheme}://… : this version carries messages within one process only. "
-        "Set TIDEGATE_BROKER=memory:// (the default) and run one node."
+        f"there is no broker for {scheme}:// in this version, which carries messages within one process; "
+        "set TIDEGATE_BROKER=memory:// (the default) and run one node"
     )

@@ -120,7 +120,7 @@ class Settings(BaseSettings):
     ops_port: Port = 9000
     """Port of the ops listener; 0 takes a free one."""
     broker: Annotated[str, Takes("URL")] = Field(default="memory://", repr=False)
-    """Carries messages between nodes: ``memory://`` (one node), ``redis[s]://``, ``redis+cluster://``, ``nats://``, ``tls://``."""
+    """Carries messages between nodes. This version has ``memory://``: one node, no other service."""
     api_key: SecretStr | None = None
     """Key of the HTTP API, sent as ``Authorization: Bearer``; without one the API answers 403."""
     allowed_origins: Texts = ()

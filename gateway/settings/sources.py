@@ -25,6 +25,8 @@ __all__ = ["Loaded", "load_settings"]
 
 LONGEST_FILE_BYTES = 1 << 20
 LONGEST_SHOWN = 40
+SERVE_OPTIONS = ("host", "port", "ops_host", "ops_port", "broker", "log_level", "log_format")
+"""Settings that ``tidegate serve`` has an option of its own for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,7 @@ def _problems(detail: ErrorDetails, origins: Mapping[str, str]) -> list[Problem]
         return [_misplaced(".".join(location), detail, origins, known)]
     given = detail["input"] if len(location) == 1 + path.count(".") else f"item {int(location[-1]) + 1}"
     wrong = str(detail.get("ctx", {}).get("error") or detail["msg"]).replace("Input should be", "it should be")
+    wrong = wrong.replace("a valid integer, unable to parse string as an integer", "a whole number")
     fix = f"{type_text(path)} (default: {default_text(path) or 'none'})"
     return [Problem(_name(path, origins), _shown(mask(path, given)), wrong, fix)]
 
@@ -126,16 +129,18 @@ def _misplaced(path: str, detail: ErrorDetails, origins: Mapping[str, str], know
     if any(name.startswith(f"{path}.") for name in known):
         example = next(name for name in known if name.startswith(f"{path}."))
         return Problem(_name(path, origins), "a single value", "this is a group of settings", f"for example {env_name(example)}")
-    guess = nearest(path, known)
-    return Problem(_name(path, origins), "", "there is no such setting", f"did you mean {guess}?" if guess else "remove it")
+    groups = {name.rpartition(".")[0] for name in known if "." in name}
+    guess = nearest(path, [*known, *sorted(groups)])
+    given = "a group of settings" if isinstance(detail.get("input"), Mapping) else ""  # a value may be a secret under a wrong name
+    return Problem(_name(path, origins), given, "there is no such setting", f"did you mean {guess}?" if guess else "remove it")
 
 
 def _name(path: str, origins: Mapping[str, str]) -> str:
-    origin = origins.get(path, "")
+    origin = origins.get(path) or next((found for name, found in origins.items() if name.startswith(f"{path}.")), "")
     if origin.startswith("file"):
         return f"{path} in {origin.removeprefix('file ')}"
     if origin == "command line":
-        return f"--set {path}" if "." in path else "--" + path.replace("_", "-")
+        return "--" + path.replace("_", "-") if path in SERVE_OPTIONS else f"--set {path}"
     return env_name(path)
 
 

@@ -394,3 +394,22 @@ def test_a_short_api_key_is_refused_where_others_can_try_it() -> None:
 def test_what_counts_as_loopback(host: str, loopback: bool) -> None:
     """Addresses of this machine only; no name but localhost."""
     assert is_loopback(host) is loopback
+
+
+def test_a_wrong_group_in_the_file_is_named_with_its_file(tmp_path: Path) -> None:
+    """The row says where the misspelt group stands and which group was meant."""
+    (tmp_path / "g.toml").write_text("[rate_limt]\nburst = 3\n")
+    with pytest.raises(SettingsError) as wrong:
+        load_settings(config=tmp_path / "g.toml")
+    (row,) = wrong.value.problems
+    assert row.name == f"rate_limt in {tmp_path / 'g.toml'}"
+    assert "rate_limit" in row.fix
+
+
+def test_what_was_set_on_the_command_line_is_named_as_it_was_written() -> None:
+    """An option of its own by its name, everything else by --set; a word for a number is said so."""
+    with pytest.raises(SettingsError) as wrong:
+        load_settings({"foo": "1", "port": "abc"})
+    rows = {row.name: row for row in wrong.value.problems}
+    assert rows["--port"].problem == "it should be a whole number"
+    assert "--set foo" in rows
