@@ -51,8 +51,12 @@ class RawClient:
 
     async def connect(self) -> None:
         """Open the TCP connection."""
-        async with asyncio.timeout(10):
-            await asyncio.get_running_loop().sock_connect(self.sock, self._peer)
+        try:
+            async with asyncio.timeout(10):
+                await asyncio.get_running_loop().sock_connect(self.sock, self._peer)
+        except BaseException:
+            self.sock.close()
+            raise
 
     async def send(self, data: bytes) -> None:
         """Send everything."""

@@ -1,0 +1,231 @@
+"""One client does too much, or everybody at once: what the others notice, and whether every message is accounted for."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+import websockets
+from websockets.exceptions import ConnectionClosed
+
+from tests.integration.gateway_process import GatewayProcess, running
+from tests.integration.raw_client import RawClient, frame
+
+
+async def hear(client: Any, count: int) -> list[Any]:
+    async with asyncio.timeout(30):
+        return [await client.recv() for _ in range(count)]
+
+
+async def talk(client: websockets.ClientConnection, name: str, count: int) -> None:
+    for number in range(count):
+        await client.send(json.dumps([name, number]))
+
+
+async def close_all(clients: Iterable[websockets.ClientConnection]) -> None:
+    await asyncio.gather(*(client.close() for client in clients))
+
+
+async def no_one_is_in(gateway: GatewayProcess) -> None:
+    async with asyncio.timeout(10):
+        while await gateway.metric("tidegate_registered_connections"):
+            await asyncio.sleep(0.03)
+
+
+async def ledger_balances(gateway: GatewayProcess) -> bool:
+    """Messages times recipients are written, dropped for a reason, or met a connection that had ended."""
+    expected = await gateway.metric("tidegate_deliveries_expected_total")
+    rest = [await gateway.metric(f"tidegate_deliveries_{what}_total") for what in ("written", "dropped", "closed")]
+    return expected == sum(rest)
+
+
+async def test_a_flooder_is_slowed_down_and_the_others_lose_nothing() -> None:
+    """By default nothing is lost, the flooder's either: it is read as slowly as its rate allows, and starts no task."""
+    async with (
+        running(RATE_LIMIT__MESSAGES_PER_SECOND="100", RATE_LIMIT__BURST="20") as gateway,
+        RawClient(gateway.public) as flooder,
+    ):
+        quiet = [await gateway.connect(f"quiet-{number % 2}") for number in range(6)]
+        neighbour = await gateway.connect("loud")
+        assert await flooder.shake_hands("/ws/loud") == 101
+        tasks = await gateway.metric("tidegate_event_loop_tasks")
+        flood = asyncio.create_task(flooder.send(b"".join(frame(b"%06d" % number) for number in range(100_000))))
+        for number in range(60):
+            await quiet[number % 6].send(f"{number}")
+            others = [client for index, client in enumerate(quiet) if index % 2 == number % 2 and index != number % 6]
+            for client in others:
+                assert await hear(client, 1) == [f"{number}"]
+        assert await hear(neighbour, 40) == [f"{number:06}" for number in range(40)]
+        assert await gateway.metric("tidegate_rate_limit_delay_seconds_count") >= 20
+        assert await gateway.metric("tidegate_event_loop_tasks") <= tasks + 1
+        assert (await gateway.get("/readyz"))[0] == 200
+        flood.cancel()
+        flooder.reset()
+        await asyncio.wait((flood,))
+        await close_all([*quiet, neighbour])
+
+
+async def test_what_a_flooder_loses_is_counted_to_the_last_message() -> None:
+    """With ``drop`` the others hear exactly what was not counted as dropped, in order, and the flooder is told."""
+    count = 3_000
+    settings = {"RATE_LIMIT__MESSAGES_PER_SECOND": "100", "RATE_LIMIT__BURST": "20", "RATE_LIMIT__EXCEEDED": "drop"}
+    async with running(**settings) as gateway, gateway.connect("loud") as neighbour, gateway.connect("loud") as flooder:
+        for number in range(count):
+            await flooder.send(f"{number:06}")
+        await (await flooder.ping())  # all was read
+        assert "rate-limited" in (await hear(flooder, 1))[0]
+        dropped = await gateway.metric("tidegate_rate_limit_dropped_total")
+        heard = await hear(neighbour, count - int(dropped))
+        assert heard == sorted(set(heard))
+        assert heard[:20] == [f"{number:06}" for number in range(20)]
+        assert 0 < dropped < count
+        await (await neighbour.ping())
+        assert not neighbour.recv_messages.frames
+        assert await ledger_balances(gateway)
+
+
+async def test_a_flooder_can_be_sent_away_with_the_reason() -> None:
+    """With ``close`` it ends as rate-limited after its burst, which still arrives; the others stay."""
+    settings = {"RATE_LIMIT__MESSAGES_PER_SECOND": "1", "RATE_LIMIT__BURST": "20", "RATE_LIMIT__EXCEEDED": "close"}
+    async with running(**settings) as gateway, gateway.connect("loud") as neighbour, gateway.connect("loud") as flooder:
+        for number in range(200):
+            await flooder.send(f"{number}")
+        with pytest.raises(ConnectionClosed):
+            await hear(flooder, 1)
+        assert flooder.close_code == 1008
+        assert flooder.close_reason == "rate-limited"
+        assert await hear(neighbour, 20) == [f"{number}" for number in range(20)]
+        assert await gateway.metric("tidegate_rate_limit_closed_total") == 1
+        await (await neighbour.ping())
+
+
+async def test_a_client_that_sent_too_much_is_not_taken_for_dead() -> None:
+    """Its pongs queue behind its own messages, which are read slowly: the keepalive waits for what we do not read."""
+    settings = {"KEEPALIVE__INTERVAL_SECONDS": "0.3", "KEEPALIVE__TIMEOUT_SECONDS": "0.3"}
+    rate = {"RATE_LIMIT__MESSAGES_PER_SECOND": "100", "RATE_LIMIT__BURST": "10"}
+    async with running(**settings, **rate) as gateway, gateway.connect("r", ping_interval=None) as hasty:
+        async with gateway.connect("r", ping_interval=None) as other:
+            for number in range(250):
+                await hasty.send(f"{number:06}" + "x" * 4_000)
+            assert [heard[:6] for heard in await hear(other, 250)] == [f"{number:06}" for number in range(250)]
+            assert await gateway.metric("tidegate_closes_total") == 0
+            assert await gateway.metric("tidegate_registered_connections") == 2
+
+
+async def test_every_member_hears_every_sender_in_order_while_others_come_and_go() -> None:
+    """A room in which everybody talks at once, with clients that join, talk, and leave in all ways meanwhile."""
+    count, senders = 250, 8
+    async with running() as gateway:
+        members = [await gateway.connect("busy") for _ in range(senders)]
+        chance = random.Random(7)
+        done = asyncio.Event()
+
+        async def listen(client: websockets.ClientConnection) -> dict[str, list[int]]:
+            heard: dict[str, list[int]] = {}
+            async with asyncio.timeout(60):
+                while sum(len(numbers) for name, numbers in heard.items() if name[0] == "m") < count * (senders - 1):
+                    name, number = json.loads(await client.recv())
+                    heard.setdefault(name, []).append(number)
+            return heard
+
+        async def churn(name: int) -> None:
+            while not done.is_set():
+                client = await gateway.connect("busy")
+                await talk(client, f"c{name}-{chance.random()}", 5)
+                if chance.random() < 0.5:
+                    client.transport.abort()
+                await client.close()
+
+        churning = [asyncio.create_task(churn(number)) for number in range(4)]
+        listening = [asyncio.create_task(listen(client)) for client in members]
+        await asyncio.gather(*(talk(client, f"m{number}", count) for number, client in enumerate(members)))
+        heard_by_all = await asyncio.gather(*listening)
+        done.set()
+        await asyncio.gather(*churning)
+        for own, heard in enumerate(heard_by_all):
+            for number in range(senders):
+                assert heard.pop(f"m{number}", []) == (list(range(count)) if number != own else [])
+            for numbers in heard.values():
+                assert numbers == list(range(len(numbers)))
+        await close_all(members)
+        await no_one_is_in(gateway)
+        assert await ledger_balances(gateway)
+        assert await gateway.metric("tidegate_deliveries_dropped_total") == 0
+        assert not [event for event in gateway.log if event["level"] in ("warning", "error", "critical")]
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_from_joining_to_leaving_a_member_misses_nothing_and_hears_nothing_twice(seed: int) -> None:
+    """Clients join and leave rooms at random moments while numbered messages are published to all of them."""
+    rooms = ["r0", "r1", "r2"]
+    chance = random.Random(seed)
+    async with running() as gateway:
+        stop, all_have_left = asyncio.Event(), asyncio.Event()
+
+        async def publish(room: str) -> int:
+            async with gateway.connect(room) as ticker:
+                number = 0
+                while not all_have_left.is_set():
+                    for _ in range(chance.randrange(1, 6)):
+                        await ticker.send(f"{room} {number}")
+                        number += 1
+                    await asyncio.sleep(0)
+                return number
+
+        async def act(_: int) -> int:
+            visits = 0
+            while not stop.is_set():
+                room = chance.choice(rooms)
+                async with gateway.connect(room) as client:
+                    first: int | None = None
+                    for offset in range(chance.randrange(1, 40)):
+                        name, number = (await hear(client, 1))[0].split()
+                        first = int(number) if first is None else first
+                        assert (name, int(number)) == (room, first + offset)
+                    visits += 1
+                    if chance.random() < 0.3:
+                        client.transport.abort()
+            return visits
+
+        publishing = [asyncio.create_task(publish(room)) for room in rooms]
+        acting = [asyncio.create_task(act(number)) for number in range(12)]
+        await asyncio.sleep(1.5)
+        stop.set()
+        visits = await asyncio.gather(*acting, return_exceptions=True)
+        all_have_left.set()
+        assert min(await asyncio.gather(*publishing)) > 20
+        assert not [error for error in visits if isinstance(error, BaseException)], visits
+        await no_one_is_in(gateway)
+        assert await ledger_balances(gateway)
+        assert await gateway.metric("tidegate_rooms") == 0
+
+
+async def test_a_stop_in_the_middle_of_a_crowd_coming_in() -> None:
+    """Clients connect without end while the process is told to end: it ends, with 0, and nobody caused an error."""
+    async with running(DRAIN__PERIOD_SECONDS="0.3", DRAIN__ABORT_AFTER_SECONDS="1") as gateway:
+        came = 0
+
+        async def come(number: int) -> None:
+            nonlocal came
+            while gateway.process.returncode is None:
+                try:
+                    async with RawClient(gateway.public) as client:
+                        came += await client.shake_hands(f"/ws/r{number % 3}") == 101
+                        if number % 2:
+                            await client.send(frame(b"hello"))
+                            await client.receive()
+                except OSError:
+                    await asyncio.sleep(0.01)
+
+        crowd = [asyncio.create_task(come(number)) for number in range(30)]
+        async with asyncio.timeout(10):
+            while came < 100:
+                await asyncio.sleep(0.01)
+        assert await gateway.stop(timeout_seconds=10) == 0
+        async with asyncio.timeout(15):
+            await asyncio.gather(*crowd)
+        assert not [event for event in gateway.log if event["level"] in ("error", "critical") or "exception" in event]
