@@ -228,7 +228,7 @@ def _server_options(settings: Settings) -> dict[str, Any]:
 
 
 def _health(server: WebSocketServer, sockets: ASGIApp, collector: GatewayCollector) -> Health:
-    health = Health(on_loop_lag=collector.loop_lag.observe)
+    health = Health(on_loop_lag=collector.on_loop_lag)
     health.add("broker", server.hub.broker.check)
     health.add("websocket", WebSocketSelfCheck(sockets))
     return health

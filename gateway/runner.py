@@ -124,7 +124,7 @@ def wire_options(settings: Settings, gateway: Gateway) -> WireOptions:
         deflate_level=min(9, compression.level),
         deflate_minimum_bytes=compression.minimum_bytes,
         pending_exempt=frozenset(settings.trusted_proxies),
-        on_rtt=gateway.collector.ping_rtt.observe,
+        on_rtt=gateway.collector.on_ping_rtt,
         on_refused=gateway.collector.on_wire_refused,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,8 @@ from starlette.applications import Starlette
 
 from gateway.hub import Hub
 from gateway.registry import EVERYONE
-from gateway.telemetry import GatewayCollector, metrics_route, new_registry, tracer_provider
+from gateway.telemetry import CATALOGUE, GatewayCollector, metrics_markdown, metrics_route, new_registry, tracer_provider
+from middleware.catalogue import CATALOGUE as LAYERS
 from middleware.close import SLOW_CONSUMER
 from tests.gateway.connections import frame_connection
 from tests.middleware.asgi_helpers import http_scope
@@ -53,7 +55,7 @@ async def test_fan_out_rooms_and_ledger_are_told() -> None:
     await hub.publish("chat:1", "x")
     for _ in range(3):
         await asyncio.sleep(0)
-    collector.loop_lag.observe(0.004)
+    collector.on_loop_lag(0.004)
     content_type, text = await scrape(registry, "application/openmetrics-text")
     assert content_type.startswith("application/openmetrics-text")
     samples = {
@@ -127,3 +129,21 @@ def test_spans_reach_a_collector(collector: Any) -> None:
     (spans,) = request.resource_spans
     assert {one.key: one.value.string_value for one in spans.resource.attributes}["service.name"] == "tidegate"
     assert spans.scope_spans[0].spans[0].name == "a span"
+
+
+def test_the_catalogue_is_what_is_collected() -> None:
+    """Every metric has its values and no value is without its metric; the documents have both catalogues to the letter."""
+    collector = GatewayCollector(Hub())
+    assert set(collector.values()) == {metric.name for metric in CATALOGUE if metric.type != "histogram"}
+    families = {family.name for family in collector.collect()}
+    assert families == {metric.full_name().removesuffix("_total") for metric in CATALOGUE}
+    for metric in CATALOGUE:
+        for labels in collector.values().get(metric.name, {}):
+            assert len(labels) == len(metric.labels)
+    assert (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8") == metrics_markdown()
+
+
+def test_no_name_is_used_twice() -> None:
+    """The gateway's metrics and those of the layers are different ones."""
+    names = [metric.name for metric in (*CATALOGUE, *LAYERS)]
+    assert len(names) == len(set(names))

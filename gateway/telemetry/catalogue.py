@@ -1,0 +1,66 @@
+"""The catalogue of what the gateway itself counts; the layers have their own. ``docs/metrics.md`` shows both."""
+
+from __future__ import annotations
+
+from middleware.catalogue import CATALOGUE as LAYERS
+from middleware.catalogue import Metric, catalogue_markdown
+
+__all__ = ["CATALOGUE", "metrics_markdown"]
+
+_MEMBERS = (1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10_000.0)
+_FANOUT = (0.00001, 0.00005, 0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+_API = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_RTT = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0)
+_LAG = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+_SPACE = ("namespace",)
+
+CATALOGUE: tuple[Metric, ...] = (
+    Metric(
+        "build_info", "gauge", ("version", "python", "node"), "", "Always 1; which version runs, on which Python, as which node."
+    ),
+    Metric("registered_connections", "gauge", (), "", "Connections in the registry."),
+    Metric("rooms", "gauge", (), "", "Rooms with at least one member on this node."),
+    Metric("users", "gauge", (), "", "Users with at least one connection on this node."),
+    Metric("memberships", "gauge", (), "", "Memberships of connections in rooms."),
+    Metric("subscriptions", "gauge", (), "", "Rooms this node listens to, the gateway's own and lingering ones too."),
+    Metric("event_loop_tasks", "gauge", (), "", "Tasks of the event loop."),
+    Metric("loop_lag_seconds", "histogram", (), "seconds", "How late the event loop ran a timer.", _LAG),
+    Metric("drain_connections_left", "gauge", (), "", "Connections that a drain has still to close."),
+    Metric("broker_refused_total", "counter", (), "", "Messages that the broker did not take."),
+    Metric("deliveries_accepted_total", "counter", _SPACE, "", "Messages that were fanned out."),
+    Metric(
+        "deliveries_expected_total", "counter", _SPACE, "", "Messages times the recipients they had; written + dropped + closed."
+    ),
+    Metric("deliveries_written_total", "counter", _SPACE, "", "Deliveries handed to a connection."),
+    Metric(
+        "deliveries_dropped_total", "counter", (*_SPACE, "reason"), "", "Deliveries left out, and why; no series before the first."
+    ),
+    Metric("deliveries_closed_total", "counter", _SPACE, "", "Deliveries to connections whose end was decided before the write."),
+    Metric("fanout_recipients", "histogram", (), "", "Members a write to a room went to.", _MEMBERS),
+    Metric("fanout_seconds", "histogram", (), "seconds", "Time a write to all members of a room took.", _FANOUT),
+    Metric("ping_rtt_seconds", "histogram", (), "seconds", "From a keepalive ping to its pong.", _RTT),
+    Metric(
+        "wire_refused_total", "counter", ("status",), "", "Handshakes and requests that the wire refused before any layer saw them."
+    ),
+    Metric("api_requests_total", "counter", ("operation", "status"), "", "Requests to the HTTP API."),
+    Metric("api_request_seconds", "histogram", (), "seconds", "Time to answer a request to the HTTP API.", _API),
+)
+
+
+def metrics_markdown() -> str:
+    """``docs/metrics.md``."""
+    return f"""# Metrics
+
+`GET /metrics` on the ops listener, as Prometheus text or OpenMetrics, whichever the scraper prefers. Labels take values from sets
+that are known when the process starts; no room, user, address or path is ever one. A namespace is the part of a room's name before
+the first `:`, when `TIDEGATE_NAMESPACES` declares it; all other rooms are `other`. The usual `process_*` and `python_*` are there
+too.
+
+## The gateway
+
+{catalogue_markdown(CATALOGUE)}
+At all times and for every namespace, expected = written + dropped + closed.
+
+## The layers
+
+{catalogue_markdown(LAYERS)}"""

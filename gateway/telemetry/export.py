@@ -1,0 +1,54 @@
+"""How metrics and spans leave the process: the registry, ``GET /metrics``, and OTLP over HTTP."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client.exposition import choose_encoder
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from ..version import __version__
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+
+__all__ = ["metrics_route", "new_registry", "tracer_provider"]
+
+EXPORT_TIMEOUT_SECONDS = 5
+
+
+def new_registry() -> CollectorRegistry:
+    """A registry with what Python and the process say of themselves."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    GCCollector(registry=registry)
+    return registry
+
+
+def metrics_route(registry: CollectorRegistry) -> Route:
+    """``GET /metrics``: the classic text format or OpenMetrics, whichever the scraper prefers."""
+
+    async def metrics(request: Request) -> Response:
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(registry), headers={"content-type": content_type})
+
+    return Route("/metrics", metrics)
+
+
+def tracer_provider(endpoint: str | None, service: str = "tidegate") -> TracerProvider | None:
+    """A provider that exports spans over OTLP/HTTP in batches from a bounded queue; ``None`` without an endpoint."""
+    if endpoint is None:
+        return None
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    provider = TracerProvider(resource=Resource.create({"service.name": service, "service.version": __version__}))
+    url = endpoint if endpoint.rstrip("/").endswith("/v1/traces") else endpoint.rstrip("/") + "/v1/traces"
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=url, timeout=EXPORT_TIMEOUT_SECONDS)))
+    return provider
