@@ -96,10 +96,9 @@ class Connection:
     """
 
     __slots__ = (
-        "__weakref__", "_interrupted", "_reader", "_reading", "_receive", "before_send", "connected_at", "ending", "frames",
-        "id", "initiator",
-        "messages_dropped", "metadata", "on_ended", "outlet", "received_bytes", "received_messages", "rooms", "scope", "state",
-        "user",
+        "__weakref__", "_cuts", "_interrupted", "_reader", "_reading", "_receive", "before_send", "connected_at", "ending",
+        "frames", "id", "initiator", "messages_dropped", "metadata", "on_ended", "outlet", "received_bytes",
+        "received_messages", "rooms", "scope", "state", "user",
     )  # fmt: skip
 
     def __init__(
@@ -134,6 +133,7 @@ class Connection:
         self._reader = reader
         self._reading: asyncio.Task[Any] | None = None
         self._interrupted = False
+        self._cuts = 0  # the reader's count of cancellations when we interrupted it
         self.outlet: Outlet = self._make_outlet(send, outlet_options)
         self._adopt_ending()
 
@@ -200,7 +200,7 @@ class Connection:
         raise ConnectionClosed(self.ending or ABNORMAL)
 
     def _take_back_interruption(self) -> bool:
-        return self._interrupted and self._reading is not None and self._reading.uncancel() <= 0
+        return self._interrupted and self._reading is not None and self._reading.uncancel() <= self._cuts
 
     # -- writing
 
@@ -276,6 +276,7 @@ class Connection:
 
     def _interrupt(self) -> None:
         if self._reading is not None and not self._interrupted:
+            self._cuts = self._reading.cancelling()
             self._reading.cancel()
         self._interrupted = True
 

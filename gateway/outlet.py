@@ -128,10 +128,8 @@ class FrameOutlet:
 
     async def drained(self) -> None:
         while self._frames.ending is None and self._frames.buffered_bytes() > self._max_bytes // 2:
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiters.append(waiter)
             self._frames.on_drained = self._on_drained
-            await waiter
+            await _wait_among(self._waiters)
 
     def wake(self) -> None:
         _wake(self._waiters)
@@ -245,9 +243,7 @@ class AsgiOutlet:
 
     async def drained(self) -> None:
         while self._closing is None and self._bytes > self._options.max_bytes // 2:
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiters.append(waiter)
-            await waiter
+            await _wait_among(self._waiters)
 
     def _take(self, batch: Batch) -> None:
         self._queue.extend(batch.messages)
@@ -315,6 +311,17 @@ class AsgiOutlet:
     def _forget_queue(self) -> None:
         self._queue.clear()
         self._bytes = 0
+
+
+async def _wait_among(waiters: list[asyncio.Future[None]]) -> None:
+    waiter = asyncio.get_running_loop().create_future()
+    waiters.append(waiter)
+    try:
+        await waiter
+    except asyncio.CancelledError:
+        if waiter in waiters:  # who gives up again and again must not fill the list
+            waiters.remove(waiter)
+        raise
 
 
 def _wake(waiters: list[asyncio.Future[None]]) -> None:

@@ -30,7 +30,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from middleware.asgi import Receive, Scope, Send, deny
 from middleware.bucket import FULL, TokenBucket
-from middleware.close import INTERNAL_ERROR, NORMAL, RATE_LIMITED, RESTARTING, Close
+from middleware.close import GOING_AWAY, INTERNAL_ERROR, NORMAL, RATE_LIMITED, RESTARTING, Close
 from middleware.rate_limit import RateLimitMiddleware
 
 from .admission import Admission, check_may_join, is_self_check
@@ -168,7 +168,7 @@ class WebSocketServer:
             await self._run(connection, self._self_handler if is_self_check(scope) else self._handler)
         except (ConnectionClosed, OSError):
             pass  # the client left, or was sent away: that is how connections end
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             if held:
                 raise
             connection.close(_ending_of(error))
@@ -280,7 +280,7 @@ class WebSocketServer:
             pass
         except (WebSocketDisconnect, OSError):
             raise
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             connection.close(_ending_of(error))
             raise
         finally:
@@ -370,10 +370,12 @@ class WebSocketServer:
         self.relay_refused += 1
 
 
-def _ending_of(error: Exception) -> Close:
+def _ending_of(error: BaseException) -> Close:
     """What a handler's error means for its connection (``errors``: those that carry a close are endings, not failures)."""
     close = getattr(error, "close", None)
-    return close if isinstance(close, Close) else INTERNAL_ERROR
+    if isinstance(close, Close):
+        return close
+    return GOING_AWAY if isinstance(error, asyncio.CancelledError) else INTERNAL_ERROR
 
 
 def _bucket_of(config: Mapping[str, Any] | None) -> TokenBucket | None:

@@ -224,6 +224,30 @@ async def test_what_was_sent_to_a_room_goes_out_before_a_member_is_closed(framed
     made.lost()
 
 
+async def test_a_reader_that_survived_a_cancellation_is_told_of_the_end() -> None:
+    """Our interruption is told from an older cancellation that the handler has swallowed."""
+    server = open_server()
+    made = connection(server)
+
+    async def handler() -> str:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            pass
+        with pytest.raises(ConnectionClosed) as caught:
+            await made.receive()
+        return caught.value.close.reason
+
+    task = asyncio.create_task(handler())
+    await asyncio.sleep(0)
+    task.cancel()
+    for _ in range(3):
+        await asyncio.sleep(0)
+    made.close(FORBIDDEN)
+    assert await asyncio.wait_for(task, 1) == "forbidden"
+    made.lost()
+
+
 async def test_metadata_is_read_only() -> None:
     """What the application keeps with a connection does not change under others."""
     made, _ = frame_connection(metadata={"plan": "free"})

@@ -215,6 +215,21 @@ async def test_send_waits_for_a_slow_client_and_goes_on_when_it_reads() -> None:
     await asyncio.wait_for(sending, 1)
 
 
+@pytest.mark.parametrize("framed", [True, False])
+async def test_whoever_gives_up_waiting_is_forgotten(framed: bool) -> None:
+    """A handler that sends with a timeout, again and again, to a client that does not read."""
+    policy = OutletOptions(max_bytes=10, policy="drop")
+    made = frame_connection(outlet=policy)[0] if framed else connection(StuckServer(), outlet=policy)
+    for _ in range(20):
+        sending = asyncio.create_task(made.send("0123456789"))
+        await _settle()
+        assert not sending.done()
+        sending.cancel()
+        await asyncio.wait([sending])
+    assert not made.outlet._waiters  # type: ignore[attr-defined]
+    made.lost()
+
+
 async def test_whoever_waits_to_send_is_told_when_the_connection_ends() -> None:
     """No sender hangs on a connection that is gone, under either kind of server."""
     framed, frames = frame_connection(outlet=OutletOptions(max_bytes=10))

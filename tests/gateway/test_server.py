@@ -241,6 +241,24 @@ async def test_a_handler_that_raises_leaves_no_trace_of_the_connection(framed: b
 
 
 @both
+async def test_a_handler_that_is_cancelled_sends_the_client_elsewhere(framed: bool) -> None:
+    """The process is going away, which is no normal end; the cancellation goes on."""
+
+    async def handler(connection: Connection) -> None:
+        await connection.receive()
+
+    server = WebSocketServer(handler=handler)
+    client = Client(server, framed=framed)
+    await turn()
+    client.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await client.task
+    assert client.server.close == (1001, "going-away")
+    assert len(server.registry) == 0
+    await server.stop()
+
+
+@both
 async def test_an_error_that_is_an_ending_ends_the_connection_with_it(framed: bool) -> None:
     """A handler that lets a refused join through sends the client away as forbidden; nobody gets a traceback."""
 
