@@ -14,7 +14,6 @@ from middleware.close import AT_CAPACITY, Close
 from .admission import Admission
 from .deflate import deflate_encoder
 from .delivery import CLOSED, WAITING
-from .descriptors import plain_descriptor
 from .handshake import Accepted, HeaderList, Refused, response
 from .inbound import Inbound
 from .outbound import CLOSING, DENYING, HANDSHAKE, OPEN
@@ -56,7 +55,6 @@ class Answers(Inbound):
         self._accepted_handshake = None
         self._phase = OPEN
         self.accepted = self._open = True
-        self._descriptor = plain_descriptor(self.transport)
         self.admission.leave(self)
         self._start_clocks()
         self._unblock(WAITING)

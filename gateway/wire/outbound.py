@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import random
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -40,7 +39,7 @@ class Outbound(asyncio.Protocol):
     options: ClassVar[WireOptions] = WireOptions()
 
     __slots__ = (
-        "__weakref__", "_deadlines", "_descriptor", "_disconnect", "_drain_waiters", "_loop", "_open", "_phase", "_wheel",
+        "__weakref__", "_deadlines", "_disconnect", "_drain_waiters", "_loop", "_open", "_phase", "_wheel",
         "_write_paused", "accepted", "encoder", "ending", "initiator", "on_drained", "on_finished", "sent_bytes",
         "sent_messages", "transport", "wheel_tick",
     )  # fmt: skip
@@ -51,8 +50,6 @@ class Outbound(asyncio.Protocol):
         self.wheel_tick: int | None = None
         self._deadlines = Deadlines()
         self.transport: asyncio.Transport = _NO_TRANSPORT
-        self._descriptor = -1
-        """Of a socket without TLS, while the connection is open; else -1."""
         self._phase = HANDSHAKE
         self._open = False
         self._write_paused = False
@@ -75,25 +72,9 @@ class Outbound(asyncio.Protocol):
                 return
             self.sent_messages += messages
             self.sent_bytes += payload_bytes
-            transport = self.transport
-            if self._descriptor >= 0 and not transport.get_write_buffer_size() and not transport.is_closing():
-                data = self._write_now(data)
-                if not data:
-                    return
-            transport.write(data)
+            self.transport.write(data)
         elif not self.accepted and self.ending is None:
             raise RuntimeError("frames can be written once the connection is accepted")
-
-    def _write_now(self, data: bytes) -> bytes:
-        """Hand ``data`` to the kernel while nothing is in front of it; returns what it did not take.
-
-        Event loops take the same way but later, so that until then a fast client looks slow (``buffered_bytes``), and with
-        more ado. An error is the transport's to meet again and to report.
-        """
-        try:
-            return data[os.write(self._descriptor, data) :]
-        except OSError:
-            return data
 
     def buffered_bytes(self) -> int:
         """Bytes written that the kernel has not taken yet."""
@@ -157,7 +138,7 @@ class Outbound(asyncio.Protocol):
         """Record how the connection ends (``Channel.finish``)."""
         if self.ending is not None:
             return
-        self.ending, self.initiator, self._open, self._descriptor = close, by, False, -1
+        self.ending, self.initiator, self._open = close, by, False
         logger.debug("connection %#x ends: %d %s (%s)", id(self), close.code, close.reason, by)
         callbacks = (self.on_finished, self.options.on_ended if self.accepted else None)
         self.on_finished = None
