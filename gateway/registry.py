@@ -139,35 +139,50 @@ class Room:
 
     def _advance(self) -> None:
         """Write the next part; big rooms take several turns of the loop."""
-        if self._flushing is None and self._pending:
-            self._flushing = self._fan_out()
-        if self._flushing is not None and next(self._flushing, self) is self:  # exhausted
+        if self._flushing is None:
+            if self._pending:
+                self._fan_out()
+        elif next(self._flushing, self) is self:  # exhausted
             self._flushing = None
 
-    def _fan_out(self) -> Iterator[None]:
-        """Write the pending messages to the members there are now; yields where the loop may do something else."""
+    def _fan_out(self) -> None:
+        """Write the pending messages to the members there are now, or to the first part of them."""
         started = time.perf_counter()
         messages, excluded = self._pending, self._excluded
         self._pending, self._excluded, self._pending_bytes = [], [], 0
         batch = Batch(messages)
-        own = _positions(excluded)
+        own = _positions(excluded) if any(excluded) else {}
         if self._snapshot is None:
             self._snapshot = tuple(self.members)
         recipients = self._snapshot
         self._totals.accepted += len(messages)
-        gone = self._gone = set() if len(recipients) > MEMBERS_PER_TURN else None
-        self._write_to(recipients[:MEMBERS_PER_TURN], batch, own)
-        for start in range(MEMBERS_PER_TURN, len(recipients), MEMBERS_PER_TURN):
-            yield
+        if len(recipients) <= MEMBERS_PER_TURN:
+            self._write_to(recipients, batch, own)
+            self._observe(batch, recipients, started)
+        else:
+            self._flushing = self._in_parts(recipients, batch, own, started)
+            next(self._flushing)
+
+    def _in_parts(
+        self, recipients: Sequence[Connection], batch: Batch, own: dict[str, list[int]], started: float
+    ) -> Iterator[None]:
+        """Write to a part of ``recipients``; yields where the loop may do something else."""
+        gone = self._gone = set()
+        for start in range(0, len(recipients), MEMBERS_PER_TURN):
+            if start:
+                yield
             part = recipients[start : start + MEMBERS_PER_TURN]
             self._write_to([member for member in part if member not in gone] if gone else part, batch, own)
         self._gone = None
+        self._observe(batch, recipients, started)
+
+    def _observe(self, batch: Batch, recipients: Sequence[Connection], started: float) -> None:
         if self._ledger.on_fanout is not None:
-            self._ledger.on_fanout(len(messages), len(recipients), time.perf_counter() - started)
+            self._ledger.on_fanout(len(batch.messages), len(recipients), time.perf_counter() - started)
 
     def _write_to(self, recipients: Iterable[Connection], batch: Batch, own: dict[str, list[int]]) -> None:
         expected = lost_in_all = 0
-        size = len(batch)
+        size = len(batch.messages)
         for member in recipients:
             if own and member.id in own:
                 others = _without(batch.messages, own[member.id])

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
-from middleware.asgi import Event, payload_bytes
+from middleware.asgi import Event
 from middleware.close import BAD_PAYLOAD, MESSAGE_TOO_BIG, UNSUPPORTED_DATA
 
 from .errors import InvalidMessage
@@ -62,7 +62,7 @@ class Validation:
 
     def _checked(self, event: Event) -> Message:
         message = Message.of_event(event)
-        if self._max_bytes is not None and payload_bytes(event) > self._max_bytes:
+        if self._max_bytes is not None and len(message.payload) > self._max_bytes:
             raise InvalidMessage(MESSAGE_TOO_BIG, f"a message has at most {self._max_bytes} bytes")
         if self._allow != "any" and message.is_text is not (self._allow == "text"):
             raise InvalidMessage(UNSUPPORTED_DATA, f"only {self._allow} messages are accepted")
