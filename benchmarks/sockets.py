@@ -119,10 +119,10 @@ class Member(WSListener):
             group.advance()
 
     def _count(self, payload: bytes, deliveries: Callable[[bytes], int]) -> int:
-        count = deliveries(payload)
-        if not count and (answer := self._driver.answer(payload)) is not None and self.transport is not None:
+        answer = self._driver.answer(payload)
+        if answer is not None and self.transport is not None:
             self.transport.send(WSMsgType.TEXT, answer)
-        return count
+        return deliveries(payload)
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:
         self.lost = True

@@ -60,7 +60,7 @@ class Driver:
         return payload
 
     def answer(self, payload: bytes) -> bytes | None:
-        """What a frame without a delivery asks for: the reply to a ping of the server's own protocol."""
+        """The reply to a ping of the server's own protocol, when there is one in the frame."""
         return None
 
     def packed(self, frame: bytes, compressed: str) -> tuple[bool, bytes]:

@@ -99,7 +99,7 @@ class Centrifuge(Driver):
         return payload.count(b'{"push":')
 
     def answer(self, payload: bytes) -> bytes | None:
-        return b"{}" if payload.strip() == b"{}" else None
+        return b"{}" if b"{}" in payload and b"{}" in payload.splitlines() else None
 
 
 class Centrifugo(Centrifuge):
@@ -172,4 +172,4 @@ class Nats(Driver):
         return payload.count(b"MSG ")
 
     def answer(self, payload: bytes) -> bytes | None:
-        return b"PONG\r\n" if payload == b"PING\r\n" else None
+        return b"PONG\r\n" if b"PING\r\n" in payload else None
