@@ -24,6 +24,7 @@ async def hear(client: Any, count: int) -> list[Any]:
 async def talk(client: websockets.ClientConnection, name: str, count: int) -> None:
     for number in range(count):
         await client.send(json.dumps([name, number]))
+        await asyncio.sleep(0.001)  # let others talk, come and go
 
 
 async def close_all(clients: Iterable[websockets.ClientConnection]) -> None:
@@ -118,9 +119,9 @@ async def test_a_client_that_sent_too_much_is_not_taken_for_dead() -> None:
 
 async def test_every_member_hears_every_sender_in_order_while_others_come_and_go() -> None:
     """A room in which everybody talks at once, with clients that join, talk, and leave in all ways meanwhile."""
-    count, senders = 80, 6
+    count, senders = 250, 6
     async with running() as gateway:
-        members = [await gateway.connect("busy") for _ in range(senders)]
+        members = [await gateway.connect("busy", max_queue=None) for _ in range(senders)]
         chance = random.Random(7)
         done = asyncio.Event()
 
