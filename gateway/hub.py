@@ -260,7 +260,7 @@ class Hub:
             connection.close(envelope.close)
 
     def _write(self, connection: Connection, message: Message) -> int:
-        self.registry.flush_rooms_of(connection)
+        self.registry.catch_up(connection)
         return connection.write(Batch((message,)))
 
 

@@ -13,7 +13,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from gateway.connection import Connection
 from gateway.ledger import Ledger
 from gateway.message import Message, user_room
-from gateway.registry import MEMBERS_PER_TURN, PENDING_MESSAGES, ConnectionRegistry, Room
+from gateway.registry import ConnectionRegistry
+from gateway.room import MEMBERS_PER_TURN, PENDING_MESSAGES, Room
 from middleware.close import NORMAL
 from tests.gateway.connections import BufferingFrames, frame_connection
 
@@ -324,3 +325,68 @@ def test_only_declared_namespaces_are_told_apart() -> None:
     assert ledger.of_room("chat:1") is ledger.totals["chat"]
     assert ledger.of_room("chat") is ledger.of_room("evil:1") is ledger.of_room("x") is ledger.totals["other"]
     assert set(ledger.totals) == {"chat", "other"}
+
+
+async def test_sending_to_one_member_leaves_the_others_their_batch() -> None:
+    """A handler that broadcasts and acknowledges costs every listener one write per turn, and its own order is kept."""
+    registry = ConnectionRegistry()
+    made = [frame_connection() for _ in range(3)]
+    for connection, _ in made:
+        registry.add(connection)
+        registry.join(connection, "r")
+    (speaker, own), *others = made
+    for number in range(5):
+        registry.rooms["r"].publish(Message(str(number)), exclude=speaker.id if number == 3 else "")
+        await speaker.send("ok")
+    await _turns()
+    assert (
+        b"".join(own.written)
+        == b"".join(b"\x81\x01%d\x81\x02ok" % number for number in (0, 1, 2)) + b"\x81\x02ok\x81\x014\x81\x02ok"
+    )
+    assert [frames.written for _, frames in others] == [[b"".join(b"\x81\x01%d" % number for number in range(5))]] * 2
+    totals = registry.ledger.totals["other"]
+    assert (totals.accepted, totals.expected, totals.written, totals.unaccounted) == (5, 14, 14, 0)
+
+
+async def test_a_member_of_a_big_room_is_served_before_its_turn_when_it_must_be() -> None:
+    """What is sent to it directly waits for the room's message to it, not for the whole room; nobody hears anything twice."""
+    registry = ConnectionRegistry()
+    made = [frame_connection() for _ in range(MEMBERS_PER_TURN + 50)]
+    for connection, _ in made:
+        registry.add(connection)
+        registry.join(connection, "r")
+    room = registry.rooms["r"]
+    room.publish(Message("1"))
+    await _turns(1)
+    late = [(connection, frames) for connection, frames in made if not frames.written]
+    assert len(late) == 50
+    room.publish(Message("2"))
+    await late[0][0].send("!")
+    early = next(connection for connection, frames in made if frames.written and connection is not late[0][0])
+    await early.send("!")
+    assert late[0][1].written == [b"\x81\x011", b"\x81\x012", b"\x81\x01!"]
+    assert sum(not frames.written for _, frames in late) == 49
+    await _turns(6)
+    heard = {b"".join(frames.written).replace(b"\x81\x01!", b"") for _, frames in made}
+    assert heard == {b"\x81\x011\x81\x012"}
+    assert registry.ledger.totals["other"].unaccounted == 0
+
+
+async def test_a_write_that_fails_ends_that_member_and_nobody_else(caplog: pytest.LogCaptureFixture) -> None:
+    """An encoder's mistake costs the others nothing; the loss is accounted for."""
+
+    class Broken:
+        def encode(self, payload: bytes, *, text: bool) -> tuple[int, bytes]:
+            raise ZeroDivisionError
+
+    ledger = Ledger()
+    room = Room("r", ledger)
+    made = members(room, 3)
+    made[1][1].encoder = Broken()
+    room.publish(Message("x"))
+    await _turns()
+    assert [len(frames.written) for _, frames in made] == [1, 0, 1]
+    assert made[1][0].ending is not None
+    assert made[1][0].ending.reason == "internal-error"
+    assert (ledger.totals["other"].closed, ledger.totals["other"].unaccounted) == (1, 0)
+    assert "writing to a member failed" in caplog.text
