@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
 
 __all__ = ["RoomRelay"]
 
+LOG_EVERY_SECONDS = 10.0
+
+logger = logging.getLogger("tidegate.relay")
+
 Post = Callable[[str, Message, str], None]
 
 
@@ -28,13 +34,15 @@ class RoomRelay:
     Args:
         post: publishes ``(room, message, exclude)`` without waiting; raises ``BrokerUnavailable``.
         validation: the server's rules for messages.
-        on_refused: told when the broker did not take a message.
+
+    What the broker does not take is counted by whoever posts, and logged at most once in ``LOG_EVERY_SECONDS``: a raw client has
+    no way to be told about one message, and closing everybody because the broker is away would only make things worse.
     """
 
-    def __init__(self, post: Post, validation: Validation, on_refused: Callable[[str], None]) -> None:
+    def __init__(self, post: Post, validation: Validation) -> None:
         self._post = post
         self._validation = validation
-        self._on_refused = on_refused
+        self._log_after = 0.0
 
     def bind(self, connection: Connection) -> Callable[[Event], None]:
         """What is to be called with every ``websocket.receive`` event of ``connection``."""
@@ -47,10 +55,16 @@ class RoomRelay:
                 post(room, check(event), exclude)
             except InvalidMessage as error:
                 connection.close(error.close)
-            except BrokerUnavailable:
-                self._on_refused(room)
+            except BrokerUnavailable as error:
+                self._refused(error)
 
         return on_message
+
+    def _refused(self, error: BrokerUnavailable) -> None:
+        now = time.monotonic()
+        if now >= self._log_after:
+            self._log_after = now + LOG_EVERY_SECONDS
+            logger.warning("messages of clients are lost, the broker does not take them: %s", error)
 
     async def __call__(self, connection: Connection) -> None:
         """The same under a server without the frames extension."""

@@ -20,28 +20,23 @@ client leaves, reading raises ``ConnectionClosed``; unregistering needs no help 
 from __future__ import annotations
 
 import asyncio
-import math
-import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
-from starlette.websockets import WebSocket, WebSocketDisconnect
-
 from middleware.asgi import Receive, Scope, Send, deny
-from middleware.bucket import FULL, TokenBucket
-from middleware.close import GOING_AWAY, INTERNAL_ERROR, NORMAL, RATE_LIMITED, RESTARTING, Close
-from middleware.rate_limit import RateLimitMiddleware
+from middleware.close import NORMAL, Close
 
-from .admission import Admission, check_may_join, is_self_check
+from .admission import check_may_join, is_self_check
 from .broker import Broker
 from .connection import Connection
-from .errors import ConnectionClosed, InvalidMessage
+from .errors import ConnectionClosed
 from .hub import Hub, Published
 from .message import check_room, self_room, user_room
 from .outlet import OutletOptions
-from .registry import EVERYONE, ConnectionRegistry
+from .registry import EVERYONE
 from .relay import RoomRelay
+from .routes import RouteMethods
+from .serving import ending_of
 from .validation import Allow, Validation
 
 __all__ = ["RAW_SUBPROTOCOL", "Handler", "WebSocketServer"]
@@ -52,17 +47,7 @@ RAW_SUBPROTOCOL = "tidegate.raw"
 Handler = Callable[[Connection], Awaitable[None]]
 
 
-class _Session:
-    """One connection served through the methods for routes."""
-
-    __slots__ = ("connection", "full_at")
-
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-        self.full_at = FULL
-
-
-class WebSocketServer:
+class WebSocketServer(RouteMethods):
     """Rooms and connections.
 
     Args:
@@ -94,51 +79,13 @@ class WebSocketServer:
         linger_seconds: float = 5.0,
         node: str | None = None,
     ) -> None:
-        self.hub = Hub(
+        hub = Hub(
             broker, namespaces=namespaces, max_delay_seconds=max_delay_seconds, linger_seconds=linger_seconds, node=node
         )  # fmt: skip
-        self.registry: ConnectionRegistry = self.hub.registry
-        self.validation = Validation(max_bytes=max_message_bytes, allow=allow, json=json, message_type=message_type)
-        self.admission = Admission(self.hub, self.validation, outbox or OutletOptions())
-        self.relay_refused = 0
-        """Messages of clients that the broker did not take."""
-        self._handler: Handler = handler or RoomRelay(self.hub.post, self.validation, self._count_refused)
-        self._self_handler: Handler = RoomRelay(self.hub.post, Validation(), self._count_refused)
-        self._bucket = _bucket_of(rate_limit_config)
-        self._sessions: dict[WebSocket, _Session] = {}
-
-    # -- life
-
-    async def start(self) -> None:
-        """Start the broker; done by itself at the first connection. Raises ``BrokerUnavailable``."""
-        await self.admission.start()
-
-    async def stop(self) -> None:
-        """Stop the broker. Connections are to be drained before."""
-        await self.hub.stop()
-
-    async def drain(
-        self, *, period_seconds: float = 0.0, close: Close = RESTARTING, on_progress: Callable[[int], None] | None = None
-    ) -> int:
-        """Refuse new handshakes and close all connections with ``close``; returns how many.
-
-        They are closed in random order, evenly and with jitter over ``period_seconds``: those who come back come spread out.
-        """
-        self.admission.draining = True
-        waiting = list(self.registry.connections.values())
-        random.shuffle(waiting)
-        total, loop = len(waiting), asyncio.get_running_loop()
-        started = loop.time()
-        while waiting:
-            elapsed = loop.time() - started
-            due = total if elapsed >= period_seconds else math.ceil(total * elapsed / period_seconds) or 1
-            while waiting and total - len(waiting) < due:
-                waiting.pop().close(close)
-            if on_progress is not None:
-                on_progress(len(waiting))
-            if waiting:
-                await asyncio.sleep(max(0.01, period_seconds / total * random.uniform(0.5, 1.5)))  # noqa: S311 - no secret
-        return total
+        validation = Validation(max_bytes=max_message_bytes, allow=allow, json=json, message_type=message_type)
+        super().__init__(hub, validation, outbox or OutletOptions(), rate_limit_config)
+        self._handler: Handler = handler or RoomRelay(hub.post, validation)
+        self._self_handler: Handler = RoomRelay(hub.post, Validation())
 
     # -- as an ASGI app
 
@@ -171,7 +118,7 @@ class WebSocketServer:
         except (Exception, asyncio.CancelledError) as error:
             if held:
                 raise
-            connection.close(_ending_of(error))
+            connection.close(ending_of(error))
             if not isinstance(getattr(error, "close", None), Close):
                 raise
         finally:
@@ -193,102 +140,6 @@ class WebSocketServer:
             return
         connection.frames.on_message = bind(connection)
         await connection.receive_event()  # only ever the end
-
-    async def _finish(self, connection: Connection) -> None:
-        try:
-            if connection.ending is None and connection.id in self.registry.connections:
-                connection.close(NORMAL)
-            await connection.outlet.flushed()
-        finally:
-            connection.lost()
-
-    # -- in a route of any Starlette or FastAPI app
-
-    async def accept_connection(self, websocket: WebSocket, subprotocol: str | None = None) -> None:
-        """Accept the handshake."""
-        await websocket.accept(subprotocol)
-
-    async def handle_connection(
-        self,
-        websocket: WebSocket,
-        room_id: str,
-        *,
-        user: str | None = None,
-        metadata: Mapping[str, Any] | None = None,
-    ) -> str:
-        """Register an accepted WebSocket, put it into the room, and return the connection's id.
-
-        It is unregistered by itself when the client leaves, and at the latest when the calling task ends.
-
-        Raises:
-            ConnectionClosed: the room's name is wrong, the user may not join, or the broker is away; the client was told.
-        """
-        connection = self.admission.connection(
-            websocket.scope, websocket.receive, websocket.send,
-            given=(websocket._receive, websocket._send), user=user, metadata=metadata,
-        )  # fmt: skip
-        try:
-            rooms = await self.admission.hold_rooms(websocket.scope, room_id, user=connection.user)
-        except Exception as error:
-            refusal = self.admission.refusal(error)
-            if refusal is None:
-                raise
-            await websocket.close(refusal["close"].code, refusal["close"].reason)
-            raise ConnectionClosed(refusal["close"]) from error
-        self._enter(connection, rooms)
-        self._sessions[websocket] = _Session(connection)
-        task = asyncio.current_task()
-        assert task is not None, "a route runs in a task"
-        task.add_done_callback(lambda _: self._forget(websocket, connection))
-        return connection.id
-
-    async def receive_message(self, websocket: WebSocket) -> Any:
-        """The next message (text, bytes or decoded JSON); ``None`` when it was invalid or too much, and the client was told.
-
-        Raises:
-            ConnectionClosed: the connection is over.
-        """
-        session = self._session(websocket)
-        event = await session.connection.receive_event()
-        try:
-            self._spend(session)
-            return self.validation.decode(event)
-        except InvalidMessage as error:
-            await session.connection.send({"error": {"reason": error.close.reason, "detail": error.detail}})
-            return None
-
-    async def send_message(self, websocket: WebSocket, message: Any) -> None:
-        """Send text, bytes, or anything with a JSON form. Raises ``ConnectionClosed``."""
-        await self._session(websocket).connection.send(message)
-
-    @asynccontextmanager
-    async def connect(
-        self,
-        websocket: WebSocket,
-        room_id: str,
-        *,
-        user: str | None = None,
-        metadata: Mapping[str, Any] | None = None,
-    ) -> AsyncIterator[Connection]:
-        """Accept, register and join; at the end of the block close and unregister: normally, or for what the block raised."""
-        await self.accept_connection(websocket)
-        await self.handle_connection(websocket, room_id, user=user, metadata=metadata)
-        connection = self.connection_of(websocket)
-        try:
-            yield connection
-        except ConnectionClosed:
-            pass
-        except (WebSocketDisconnect, OSError):
-            raise
-        except (Exception, asyncio.CancelledError) as error:
-            connection.close(_ending_of(error))
-            raise
-        finally:
-            await self._finish(connection)
-
-    def connection_of(self, websocket: WebSocket) -> Connection:
-        """The connection that ``handle_connection`` made for this WebSocket. Raises ``KeyError`` before."""
-        return self._session(websocket).connection
 
     # -- reaching connections
 
@@ -330,57 +181,3 @@ class WebSocketServer:
     def leave(self, connection: Connection, room: str) -> None:
         """Take a connection out of a room."""
         self.hub.leave(connection, room)
-
-    # -- inside
-
-    def _enter(self, connection: Connection, rooms: Iterable[str], *, counted: bool = True) -> None:
-        """Let an accepted connection into the rooms that are held for it. Raises ``ConnectionClosed`` when it has just ended."""
-        try:
-            self.hub.enter(connection, rooms, counted=counted)
-        except BaseException:
-            self.hub.release(rooms)
-            raise
-        connection.opened()
-        if self.admission.draining and counted:  # it was on its way in when the drain looked who is here
-            connection.close(RESTARTING)
-
-    def _forget(self, websocket: WebSocket, connection: Connection) -> None:
-        """The route is done."""
-        connection.lost()
-        session = self._sessions.get(websocket)
-        if session is not None and session.connection is connection:
-            del self._sessions[websocket]
-
-    def _session(self, websocket: WebSocket) -> _Session:
-        try:
-            return self._sessions[websocket]
-        except KeyError:
-            raise KeyError("call handle_connection(websocket, room_id) first") from None
-
-    def _spend(self, session: _Session) -> None:
-        if self._bucket is None:
-            return
-        now = asyncio.get_running_loop().time()
-        wait = self._bucket.wait_seconds(session.full_at, now)
-        if wait:
-            raise InvalidMessage(RATE_LIMITED, f"too many messages; try again in {wait:.1f} seconds")
-        session.full_at = self._bucket.spend(session.full_at, now)
-
-    def _count_refused(self, room: str) -> None:
-        self.relay_refused += 1
-
-
-def _ending_of(error: BaseException) -> Close:
-    """What a handler's error means for its connection (``errors``: those that carry a close are endings, not failures)."""
-    close = getattr(error, "close", None)
-    if isinstance(close, Close):
-        return close
-    return GOING_AWAY if isinstance(error, asyncio.CancelledError) else INTERNAL_ERROR
-
-
-def _bucket_of(config: Mapping[str, Any] | None) -> TokenBucket | None:
-    if config is None:
-        return None
-    options = RateLimitMiddleware.from_config(config)
-    rate = options.get("messages_per_second")
-    return None if rate is None else TokenBucket.of(rate, options.get("burst"))

@@ -131,8 +131,8 @@ async def test_a_user_whose_token_names_rooms_joins_only_those() -> None:
     await server.stop()
 
 
-async def test_while_the_broker_is_away_handshakes_get_503_and_a_time_to_come_back() -> None:
-    """Existing members stay; what they say is counted as refused."""
+async def test_while_the_broker_is_away_handshakes_get_503_and_a_time_to_come_back(caplog: pytest.LogCaptureFixture) -> None:
+    """Existing members stay; what they say is counted as refused and logged."""
     broker = MoodyBroker()
     server = WebSocketServer(broker=broker)
     member = Client(server)
@@ -142,7 +142,8 @@ async def test_while_the_broker_is_away_handshakes_get_503_and_a_time_to_come_ba
     assert (refused.status, refused.response_headers[b"retry-after"]) == (503, b"3")
     member.say(text("lost"))
     await turn()
-    assert server.relay_refused == 1
+    assert server.hub.statistics().refused_by_broker == 1
+    assert "broker does not take them" in caplog.text
     assert not member.task.done()
     broker.down = False
     await member.leave()
