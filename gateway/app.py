@@ -10,6 +10,7 @@ for the ops listener (health with details, ``/metrics``, ``/api/…``) and must 
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -28,8 +29,7 @@ from middleware import (
     RateLimitMiddleware,
     TracingMiddleware,
 )
-from middleware.asgi import ASGIApp, Receive, Scope, Send, deny
-from middleware.close import FORBIDDEN
+from middleware.asgi import ASGIApp, Receive, Scope, Send
 from middleware.dictionaries import Dictionary, DictionaryApp, load_dictionaries
 
 from .api import api_routes
@@ -107,7 +107,7 @@ class Gateway:
         self.health.stopped()
         await self.server.stop()
         if self._tracer_provider is not None:
-            self._tracer_provider.shutdown()
+            await asyncio.to_thread(self._tracer_provider.shutdown)  # it may wait for a collector
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -194,22 +194,25 @@ def _auth(settings: Settings) -> tuple[type[Layer], dict[str, Any]] | None:
 
 
 class _RoomPath:
-    """Puts the room of ``/ws/{room}`` and the route's template where layers and server look for them."""
+    """Puts the room of ``/ws/{room}`` and the route's template where layers and server look for them.
+
+    Any other path goes through the chain too, without a room, and is refused by the server: whoever observes sees it.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        if not path.startswith("/ws/"):
-            await deny(scope, receive, send, status=404, close=FORBIDDEN, detail=f"WebSockets are served at {ROOM_ROUTE}")
-            return
-        room = path.removeprefix("/ws/")
-        await self._app({**scope, "path_params": {"room": room}, "path_template": ROOM_ROUTE}, receive, send)
+        if path.startswith("/ws/"):
+            found = {"path_params": {"room": path.removeprefix("/ws/")}, "path_template": ROOM_ROUTE}
+        else:
+            found = {"path_params": {}}
+        await self._app({**scope, **found}, receive, send)
 
 
 def _room_of(link: Link) -> str | None:
-    room: str | None = link.scope["path_params"]["room"]
+    room: str | None = link.scope["path_params"].get("room")
     return room
 
 

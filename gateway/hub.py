@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from middleware.close import Close
+from middleware.close import NAMED, OTHER, Close
 
 from .broker import Broker, MemoryBroker, Subscriptions
 from .connection import Connection
@@ -150,7 +150,11 @@ class Hub:
         if room in connection.rooms:  # joined by somebody else meanwhile
             self.subscriptions.release(room)
             return
-        self.registry.join(connection, room)
+        try:
+            self.registry.join(connection, room)
+        except BaseException:  # it is not of this hub
+            self.subscriptions.release(room)
+            raise
 
     def leave(self, connection: Connection, room: str) -> None:
         """Take a connection out of a room."""
@@ -159,7 +163,8 @@ class Hub:
     def _ended(self, connection: Connection) -> None:
         self.registry.remove(connection)
         assert connection.ending is not None, "on_ended is called when the ending is set"
-        self._closed[connection.ending.reason, connection.initiator] += 1
+        reason = NAMED.get(connection.ending.reason, OTHER).reason  # an app may make up its own; what is counted is a closed set
+        self._closed[reason, connection.initiator] += 1
 
     # -- publishing
 
@@ -228,7 +233,7 @@ class Hub:
 
     async def _to_node_of(self, connection_id: str, message: Message, close: Close | None) -> bool:
         node = connection_id.rpartition("-")[0]  # as new_id() joins them; a node's own name may have dashes
-        if node == self.node or not node:
+        if node == self.node or not node or self.broker.local:
             return False
         await self.broker.publish(self._envelope(node_room(node), message, target=connection_id, close=close))
         return True

@@ -139,9 +139,11 @@ class GatewayServer(uvicorn.Server):
 
     def __init__(self, gateway: Gateway, ops: socket.socket) -> None:
         options = wire_options(gateway.settings, gateway)
-        super().__init__(_config(gateway.settings, gateway, ws=wire_protocol(options), http=http_protocol(options)))
+        websocket = wire_protocol(options)
+        super().__init__(_config(gateway.settings, gateway, ws=websocket, http=http_protocol(options, websocket)))
         self._gateway = gateway
         self._ops_socket = ops
+        # Its own class counts on its own: a flood of half-open handshakes on the public listener starves no probe.
         self._ops_config = _config(gateway.settings, gateway.ops, ws="none", http=http_protocol(options))
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -177,6 +179,7 @@ class GatewayServer(uvicorn.Server):
         closing = asyncio.ensure_future(server.drain(period_seconds=drain.period_seconds, on_progress=self._on_progress))
         await self._pause(drain.period_seconds + 1, until=closing.done)
         closing.cancel()
+        await asyncio.wait((closing,))
         await self._pause(drain.abort_after_seconds, until=lambda: not self.server_state.tasks)
         left = self._abort_rest()
         log.info("drained", aborted=left, at_once=self.force_exit)

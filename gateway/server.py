@@ -29,7 +29,7 @@ from middleware.close import NORMAL, Close
 from .admission import check_may_join, is_self_check
 from .broker import Broker
 from .connection import Connection
-from .errors import ConnectionClosed
+from .errors import ConnectionClosed, JoinRefused
 from .hub import Hub, Published
 from .message import check_room, self_room, user_room
 from .outlet import OutletOptions
@@ -96,10 +96,12 @@ class WebSocketServer(RouteMethods):
         """
         if scope["type"] != "websocket":
             raise ValueError(f"a WebSocketServer serves WebSockets, not {scope['type']!r}")
+        if "path_params" not in scope:
+            raise ValueError('a WebSocketServer is served by a router, which puts the room into scope["path_params"]["room"]')
         if is_self_check(scope):
             scope = {**scope, "path_params": {"room": self_room(self.hub.node)}}
         try:
-            rooms = await self.admission.hold_rooms(scope, scope["path_params"]["room"])
+            rooms = await self.admission.hold_rooms(scope, _room_of(scope))
         except Exception as error:
             refusal = self.admission.refusal(error)
             if refusal is None:
@@ -181,3 +183,10 @@ class WebSocketServer(RouteMethods):
     def leave(self, connection: Connection, room: str) -> None:
         """Take a connection out of a room."""
         self.hub.leave(connection, room)
+
+
+def _room_of(scope: Scope) -> str:
+    room: str | None = scope["path_params"].get("room")
+    if room is None:
+        raise JoinRefused("WebSockets are served at /ws/{room}", status=404)
+    return room

@@ -107,7 +107,7 @@ class AccessLogMiddleware(Layer):
             "received_bytes": channel.received_bytes,
             "sent_messages": channel.sent_messages,
             "sent_bytes": channel.sent_bytes,
-            "status": link.refusal.status if link.refusal else None,
+            "status": link.status,
             "close_code": close.code,
             "close_reason": close.reason,
             "initiator": channel.initiator,

@@ -35,6 +35,8 @@ ORIGIN_CHECKED = "tidegate.origin_checked"
 """Scope key: ``True`` when an outer layer has made sure that no foreign web page opened this connection."""
 SELF_CHECK = "tidegate.self_check"
 """Scope key: ``True`` on the connection that the process opens to itself to see whether sockets work. No client can set it."""
+REFUSED_AS = "tidegate.close"
+"""Key of the event that refuses a handshake: the ``Close`` it is counted as, where the HTTP status alone would say less."""
 TRACE_ID = "tidegate.trace_id"
 """Scope key: the trace id of the handshake, 32 lower-case hexadecimal digits."""
 
@@ -43,6 +45,7 @@ __all__ = [
     "DENIAL_EXTENSION",
     "FRAMES_EXTENSION",
     "ORIGIN_CHECKED",
+    "REFUSED_AS",
     "SELF_CHECK",
     "TRACE_ID",
     "ASGIApp",
@@ -96,6 +99,8 @@ class Channel(Protocol):
     ending: Close | None
     initiator: str
     """Who decided the end: ``"client"`` or ``"server"``; ``""`` while there is none."""
+    status: int | None
+    """The HTTP status that the app refused the handshake with."""
 
     async def receive(self) -> Event: ...
 
@@ -259,9 +264,11 @@ async def deny(
     headers: Iterable[tuple[bytes, bytes]] = (),
 ) -> None:
     """Refuse a handshake: with ``status`` and an RFC 9457 problem document where the server can, else by closing before accept."""
-    await receive()  # websocket.connect: some servers refuse to be answered before it was taken
+    event = await receive()  # websocket.connect: some servers refuse to be answered before it was taken
+    if event["type"] == "websocket.disconnect":
+        return  # there is nobody to answer
     if DENIAL_EXTENSION not in (scope.get("extensions") or {}):
-        await send({"type": "websocket.close", "code": close.code, "reason": close.reason})
+        await send({"type": "websocket.close", "code": close.code, "reason": close.reason, REFUSED_AS: close})
         return
     problem = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "reason": close.reason}
     if detail:
@@ -272,5 +279,5 @@ async def deny(
         (b"content-length", str(len(body)).encode()),
         *headers,
     ]
-    await send({"type": "websocket.http.response.start", "status": status, "headers": all_headers})
+    await send({"type": "websocket.http.response.start", "status": status, "headers": all_headers, REFUSED_AS: close})
     await send({"type": "websocket.http.response.body", "body": body})

@@ -16,10 +16,13 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from .asgi import Disconnected, Event, Hooks, Receive, Send, payload_bytes
+from .asgi import REFUSED_AS, Disconnected, Event, Hooks, Receive, Send, payload_bytes
 from .close import ABNORMAL, Close
 
 __all__ = ["AsgiChannel"]
+
+SETTLE_SECONDS = 5.0
+"""How long a close may take to leave once the app is done: a peer that is frozen must not keep the task."""
 
 logger = logging.getLogger("tidegate.middleware")
 
@@ -30,7 +33,7 @@ class AsgiChannel:
     __slots__ = (
         "_closing", "_connected", "_cuts", "_handling", "_held_until", "_hooks", "_next", "_reader", "_receive",
         "_send", "_unsent", "_wake",
-        "accepted", "ending", "initiator", "received_bytes", "received_messages", "sent_bytes", "sent_messages",
+        "accepted", "ending", "initiator", "received_bytes", "received_messages", "sent_bytes", "sent_messages", "status",
     )  # fmt: skip
 
     def __init__(self, receive: Receive, send: Send) -> None:
@@ -49,6 +52,7 @@ class AsgiChannel:
         self.accepted = False
         self.ending: Close | None = None
         self.initiator = ""
+        self.status: int | None = None
         self.received_messages = self.received_bytes = self.sent_messages = self.sent_bytes = 0
 
     def install(self, hooks: Hooks) -> None:
@@ -75,9 +79,8 @@ class AsgiChannel:
         """Once the app is done: let a close that is on its way leave before the server tears down, or drop it."""
         if self._closing is not None and not self._closing.done():
             if wait:
-                await self._closing
-            else:
-                self._closing.cancel()
+                await asyncio.wait((self._closing,), timeout=SETTLE_SECONDS)
+            self._closing.cancel()
 
     async def receive(self) -> Event:
         while True:
@@ -169,13 +172,15 @@ class AsgiChannel:
         if self._closing is not None:
             return None
         self._unsent = None
+        named = event.get(REFUSED_AS)
         if event["type"] == "websocket.close":
             # Before accept this is an app's refusal, whatever code it names.
             ending = Close.received(event.get("code", 1000), event.get("reason")) if self.accepted else Close.for_status(403)
-            self.finish(ending, "server")
+            self.finish(named or ending, "server")
         elif event["type"] == "websocket.http.response.start":
-            self.finish(Close.for_status(event["status"]), "server")
-        return event
+            self.status = event["status"]
+            self.finish(named or Close.for_status(event["status"]), "server")
+        return event if named is None else {key: value for key, value in event.items() if key != REFUSED_AS}
 
     async def _wait_while_held(self) -> None:
         while self.ending is None and (left := self._held_until - time.monotonic()) > 0:

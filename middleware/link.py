@@ -80,6 +80,11 @@ class Link:
         self._telling: asyncio.Task[None] | None = None
 
     @property
+    def status(self) -> int | None:
+        """The HTTP status that a handshake was refused with, by a layer or by the app."""
+        return self.channel.status if self.refusal is None else self.refusal.status
+
+    @property
     def route(self) -> str:
         """The route's template where a router has told it (never the raw path), else ``other``: safe as a label."""
         route = self.scope.get("route")

@@ -172,7 +172,7 @@ class HandshakeGuard(Guard):
         """A short span for the end of a connection, or the end of the span of a handshake that was refused."""
         link, channel = self._link, self._link.channel
         if not channel.accepted:
-            self._end_handshake(link.refusal.status if link.refusal else None, close)
+            self._end_handshake(link.status, close)
             return
         self._leave()
         if not self._handshake.trace_flags.sampled:

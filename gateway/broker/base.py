@@ -34,6 +34,9 @@ class Position(NamedTuple):
 class Broker(Protocol):
     """Carries envelopes between nodes."""
 
+    local: bool
+    """True when there can be no other node."""
+
     async def start(self, deliver: Deliver) -> None:
         """Connect, and hand what arrives for subscribed rooms to ``deliver``. Raises ``BrokerUnavailable``."""
 

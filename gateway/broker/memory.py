@@ -12,6 +12,8 @@ __all__ = ["MemoryBroker"]
 class MemoryBroker:
     """Delivers to this process. The envelope is passed on as the object it is; its message keeps its cached frames."""
 
+    local = True
+
     def __init__(self) -> None:
         self._deliver: Deliver | None = None
         self._rooms: set[str] = set()

@@ -17,6 +17,8 @@ from .base import Broker
 
 __all__ = ["Subscriptions"]
 
+UNSUBSCRIBE_TIMEOUT_SECONDS = 5.0
+
 logger = logging.getLogger("tidegate.broker")
 
 
@@ -119,6 +121,7 @@ class Subscriptions:
 
     async def _unsubscribe(self, room: str) -> None:
         try:
-            await self._broker.unsubscribe(room)
+            async with asyncio.timeout(UNSUBSCRIBE_TIMEOUT_SECONDS):  # a broker that hangs must not stop the reaper
+                await self._broker.unsubscribe(room)
         except Exception as error:  # noqa: BLE001 - a broker that is down forgets by itself
             logger.warning("could not unsubscribe from a room: %r", error)

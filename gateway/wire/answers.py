@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from uvicorn.server import ServerState
 
-from middleware.asgi import Disconnected, Event
+from middleware.asgi import REFUSED_AS, Disconnected, Event
 from middleware.close import AT_CAPACITY, Close
 
 from .admission import Admission
@@ -65,7 +65,7 @@ class Answers(Inbound):
             self.finish(Close.received(code, reason), "server")
             self._start_close(code, reason)
         elif self._phase == HANDSHAKE:
-            self.finish(Close.for_status(403), "server")
+            self.finish(event.get(REFUSED_AS) or Close.for_status(403), "server")
             self._refuse(403, None, (), "")
         elif self._phase == DENYING:
             raise RuntimeError("websocket.close within a response")
@@ -75,7 +75,8 @@ class Answers(Inbound):
         if not 200 <= status < 600:
             raise RuntimeError(f"not the status of a response that refuses: {status!r}")
         if self._phase == HANDSHAKE:
-            self.finish(Close.for_status(status), "server")
+            self.status = status
+            self.finish(event.get(REFUSED_AS) or Close.for_status(status), "server")
             self._phase = DENYING
             self._blocked |= CLOSED
             self._denial = (status, [*self._server_state.default_headers, *(event.get("headers") or ())])

@@ -39,9 +39,26 @@ class Outbound(asyncio.Protocol):
     options: ClassVar[WireOptions] = WireOptions()
 
     __slots__ = (
-        "__weakref__", "_deadlines", "_disconnect", "_drain_waiters", "_loop", "_open", "_phase", "_wheel",
-        "_write_paused", "accepted", "encoder", "ending", "initiator", "on_drained", "on_finished", "sent_bytes",
-        "sent_messages", "transport", "wheel_tick",
+        "__weakref__",
+        "_deadlines",
+        "_disconnect",
+        "_drain_waiters",
+        "_loop",
+        "_open",
+        "_phase",
+        "_wheel",
+        "_write_paused",
+        "accepted",
+        "encoder",
+        "ending",
+        "initiator",
+        "on_drained",
+        "on_finished",
+        "sent_bytes",
+        "sent_messages",
+        "status",
+        "transport",
+        "wheel_tick",
     )  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -58,6 +75,7 @@ class Outbound(asyncio.Protocol):
         self.accepted = False
         self.ending: Close | None = None
         self.initiator = ""
+        self.status: int | None = None
         self.sent_messages = self.sent_bytes = 0
         self.encoder: Encoder | None = None
         self.on_finished: Callable[[Close, str], None] | None = None

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.api.idempotency import IdempotencyTable
+from gateway.api.problems import Problem, problem_of
 from gateway.api.requests import REASONS, traceparent_of
 from gateway.broker import MemoryBroker
 from gateway.envelope import Envelope
 from gateway.errors import BrokerUnavailable
-from gateway.api.idempotency import IdempotencyTable
-from gateway.api.problems import Problem, problem_of
 from gateway.server import WebSocketServer
 from tests.gateway.api_helpers import KEY, MAX_BODY_BYTES, VERSION, Api, open_api, settle
 
@@ -46,7 +46,9 @@ def problem(response: httpx.Response, status: int) -> str:
 
 
 class RecordingBroker(MemoryBroker):
-    """A memory broker that keeps what was published, and fails or hangs when told so."""
+    """A memory broker that keeps what was published, fails or hangs when told so, and knows of other nodes."""
+
+    local = False
 
     def __init__(self) -> None:
         super().__init__()

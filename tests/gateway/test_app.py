@@ -25,6 +25,7 @@ from middleware.asgi import ASGIApp, Event
 from middleware.compression import train_dictionary
 from tests.gateway.broker.brokers import MoodyBroker
 from tests.middleware.asgi_helpers import Server, http_scope, run, websocket_scope
+from tests.middleware.fake_frames import framed as framed_by
 
 SECRET = "0123456789abcdef0123456789abcdef"
 
@@ -174,3 +175,31 @@ def test_a_broker_that_this_version_has_not_is_said_at_start() -> None:
     """One sentence with the setting and the way out."""
     with pytest.raises(StartupError, match="TIDEGATE_BROKER"):
         create_app(settings(broker="redis://localhost"))
+
+
+@pytest.mark.parametrize("framed", [True, False], ids=["frames", "asgi"])
+async def test_what_the_server_itself_refuses_is_logged_and_counted_as_what_it_is(
+    framed: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A drain is no overload: 503 with restarting, not at-capacity; a path that is not served is seen by the layers too."""
+    app = create_app(settings())
+    app.server.admission.draining = True
+    with caplog.at_level("INFO", "tidegate.access"):
+        for path in ("/ws/tea", "/nowhere"):
+            server = Server(stay=True)
+            scope, receive, send = websocket_scope(path), server.receive, server.send
+            if framed:
+                scope, receive, send = framed_by(scope, server)
+            await app(scope, receive, send)
+            assert "tidegate.close" not in server.of("http.response.start")[0] or framed
+    drained, lost = (record for record in caplog.records if record.name == "tidegate.access")
+    assert (drained.status, drained.close_reason, drained.route) == (503, "restarting", "/ws/{room}")  # type: ignore[attr-defined]
+    assert (lost.status, lost.close_reason, lost.route) == (404, "forbidden", "other")  # type: ignore[attr-defined]
+    counted = {
+        (sample.labels["outcome"], sample.labels["reason"]): sample.value
+        for family in app.metrics_registry.collect()
+        for sample in family.samples
+        if sample.name == "tidegate_handshakes_total" and sample.value
+    }
+    assert counted == {("refused", "restarting"): 1, ("refused", "forbidden"): 1}
+    await app.stop()

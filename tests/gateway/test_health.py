@@ -11,9 +11,9 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 
-from gateway.health.checks import CheckResult, NamedCheck
 from gateway.errors import BrokerUnavailable, IllegalTransition
 from gateway.health import Health, HealthState, LoopLag, SelfCheckFailed, WebSocketSelfCheck, health_routes
+from gateway.health.checks import CheckResult, NamedCheck
 from gateway.server import WebSocketServer, self_room
 from middleware.asgi import SELF_CHECK, ASGIApp, Event, Receive, Scope, Send
 from middleware.close import AT_CAPACITY, UNAUTHORIZED

@@ -15,7 +15,7 @@ from gateway.errors import BrokerUnavailable, ConnectionClosed
 from gateway.hub import Hub
 from gateway.message import user_room
 from gateway.registry import EVERYONE
-from middleware.close import FORBIDDEN, REPLACED
+from middleware.close import FORBIDDEN, REPLACED, Close
 from tests.gateway.broker.brokers import MoodyBroker
 from tests.gateway.connections import BufferingFrames, frame_connection
 
@@ -28,6 +28,8 @@ class Cable:
 
 
 class CableBroker(MemoryBroker):
+    local = False
+
     def __init__(self, cable: Cable) -> None:
         super().__init__()
         self.cable = cable
@@ -260,3 +262,22 @@ async def test_a_broker_that_does_not_start_is_tried_again() -> None:
     with pytest.raises(BrokerUnavailable):
         await hub.start()
     assert not hub.started
+
+
+async def test_where_there_is_no_other_node_an_unknown_id_is_known_to_be_nowhere() -> None:
+    """Neither a message nor an order to close is said to be on its way."""
+    hub = await hub_with()
+    for unknown in ("other-1", "a-b-c", "nonsense", ""):
+        assert not await hub.send_to(unknown, "x")
+        assert not await hub.close_connection(unknown, FORBIDDEN)
+    await hub.stop()
+
+
+async def test_reasons_of_an_apps_own_are_counted_as_other() -> None:
+    """What is counted comes from a closed set, whatever a handler closes with."""
+    hub = await hub_with()
+    connection, frames = await member(hub, "r")
+    frames.finish(Close(4123, "because of you, 10.0.0.7"), "server")
+    assert connection.ending is not None
+    assert hub.statistics().closed == {("other", "server"): 1}
+    await hub.stop()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from middleware.asgi import FRAMES_EXTENSION, Disconnected, Encoder, Event, Hooks, Receive, Scope, Send, payload_bytes
+from middleware.asgi import FRAMES_EXTENSION, REFUSED_AS, Disconnected, Encoder, Event, Hooks, Receive, Scope, Send, payload_bytes
 from middleware.close import ABNORMAL, Close
 
 from .asgi_helpers import Server
@@ -25,6 +25,7 @@ class FakeFrames:
         self.accepted = False
         self.ending: Close | None = None
         self.initiator = ""
+        self.status: int | None = None
         self.encoder: Encoder | None = None
         self.on_message: Callable[[Event], None] | None = None
         self.on_finished: Callable[[Close, str], None] | None = None
@@ -100,9 +101,10 @@ class FakeFrames:
             passed = self._accepting(event)
         elif kind == "websocket.close" and self.ending is None:
             ending = Close.received(event.get("code", 1000), event.get("reason")) if self.accepted else Close.for_status(403)
-            self.finish(ending, "server")
+            self.finish(event.get(REFUSED_AS) or ending, "server")
         elif kind == "websocket.http.response.start":
-            self.finish(Close.for_status(event["status"]), "server")
+            self.status = event["status"]
+            self.finish(event.get(REFUSED_AS) or Close.for_status(event["status"]), "server")
         if passed is not None:
             self._answer(passed)
         await asyncio.sleep(0)
