@@ -4,7 +4,7 @@
 2. After ``finish`` no message reaches the client. What may still leave: one close frame, or the answer to the handshake.
 3. An accepted connection that ends in order ends: close frame, the client's close frame or ``close_timeout_seconds``, FIN, the
    client's FIN. ``abort_after_seconds`` after the close frame the socket is gone whatever the client does.
-4. Nothing waits above the high-water mark for longer than ``write_timeout_seconds``.
+4. With the buffer above the high-water mark the client has to read ``SLOWEST_READ_BYTES`` every ``write_timeout_seconds``.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ HANDSHAKE, DENYING, OPEN, CLOSING, ENDING, LOST = range(6)
 
 _CLOSE = 0x88
 
+SLOWEST_READ_BYTES = 16 * 1024
+"""What a client whose buffer is full has to read within ``write_timeout_seconds`` to be slow and not gone."""
+
 
 class Outbound(asyncio.Protocol):
     """The write side; see the module."""
@@ -46,6 +49,7 @@ class Outbound(asyncio.Protocol):
         "_loop",
         "_open",
         "_phase",
+        "_taken_before",
         "_wheel",
         "_write_paused",
         "accepted",
@@ -70,6 +74,7 @@ class Outbound(asyncio.Protocol):
         self._phase = HANDSHAKE
         self._open = False
         self._write_paused = False
+        self._taken_before = 0
         self._drain_waiters: list[asyncio.Future[None]] | None = None
         self._disconnect: tuple[int, str] | None = None
         self.accepted = False
@@ -114,8 +119,21 @@ class Outbound(asyncio.Protocol):
         """The transport's buffer is above its high-water mark."""
         self._write_paused = True
         if self.options.write_timeout_seconds is not None and self._phase <= OPEN:
-            self._deadlines.write = self._loop.time() + self.options.write_timeout_seconds
+            self._expect_reading(self._loop.time(), self.options.write_timeout_seconds)
             self._arm()
+
+    def _expect_reading(self, now: float, timeout_seconds: float) -> None:
+        self._taken_before = self.sent_bytes - self.buffered_bytes()
+        self._deadlines.write = now + timeout_seconds
+
+    def _reading_overdue(self, now: float) -> None:
+        """Who reads slowly but reads stays: what waits for it is bounded, and its outbox has a policy of its own."""
+        timeout_seconds = self.options.write_timeout_seconds
+        taken = self.sent_bytes - self.buffered_bytes() - self._taken_before
+        if timeout_seconds is not None and taken >= SLOWEST_READ_BYTES:
+            self._expect_reading(now, timeout_seconds)
+        else:
+            self._drop_slow_consumer()
 
     def resume_writing(self) -> None:
         """The transport's buffer is below its low-water mark."""
@@ -230,7 +248,7 @@ class Outbound(asyncio.Protocol):
             self.abort()
         elif deadlines.write <= now:
             deadlines.write = NEVER
-            self._drop_slow_consumer()
+            self._reading_overdue(now)
         elif deadlines.close <= now:
             deadlines.close = NEVER
             self._close_overdue()

@@ -525,6 +525,21 @@ async def test_a_full_buffer_has_a_deadline() -> None:
     assert peer.ended == [(SLOW_CONSUMER, "server")]
 
 
+async def test_who_reads_slowly_is_not_who_does_not_read() -> None:
+    """A buffer that stays full is no end as long as enough of it is read in time; the outbox's policy is for the rest."""
+    peer, _ = await opened(write_timeout_seconds=20.0)
+    now = asyncio.get_running_loop().time()
+    peer.transport.stuck = 100_000
+    peer.wire.pause_writing()
+    peer.wire.write(b"x" * 20_002, 1, 20_000)  # as much as was read meanwhile: the buffer is as full as before
+    peer.wire.on_timer(now + 21)
+    assert not peer.transport.aborted
+    peer.wire.write(b"x" * 102, 1, 100)
+    peer.wire.on_timer(now + 60)
+    assert peer.transport.aborted
+    assert peer.ended == [(SLOW_CONSUMER, "server")]
+
+
 async def test_a_drained_buffer_has_no_deadline_left() -> None:
     """Who reads again is forgiven, and ``on_drained`` is called."""
     peer, _ = await opened(write_timeout_seconds=20.0)
