@@ -91,10 +91,7 @@ async def test_a_key_in_the_address_is_no_key(gateway: GatewayProcess) -> None:
     ("arguments", "settings", "names"),
     [
         (["--ops-host", "0.0.0.0"], {"API_KEY": "short"}, b"TIDEGATE_API_KEY"),
-        (["--host", "0.0.0.0"], {}, b"TIDEGATE_AUTH__MODE"),
-        ([], {"AUTH__MODE": "jwt"}, b"TIDEGATE_AUTH__MODE"),
         ([], {"AUTH__MODE": "jwt", "AUTH__SECRET": "hunter2-hunter2"}, b"TIDEGATE_AUTH__SECRET"),
-        ([], {"AUTH__SECRET": "0123456789abcdef0123456789abcdef"}, b"TIDEGATE_AUTH__MODE"),
     ],
 )
 async def test_no_start_with_a_door_left_open(arguments: list[str], settings: dict[str, str], names: bytes) -> None:
