@@ -103,6 +103,14 @@ class Answers(Inbound):
         else:
             self._answer(data)
 
+    def _give_up_denial(self) -> None:
+        """The app's response never came to its end; when not even its head has left, the client gets an answer all the same."""
+        if self._denial is None:
+            self._half_close()
+            return
+        self._denial = None
+        self._answer(response(500, [(b"content-length", b"0"), (b"connection", b"close")], b""))
+
     def _refuse_if_ended(self) -> None:
         if self.ending is not None:
             raise Disconnected(f"the connection has ended: {self.ending.reason}")

@@ -195,8 +195,8 @@ class Application(Answers):
             self._start_close(ending.code, ending.reason)
         elif self._phase == HANDSHAKE:
             self._refuse(ending.status, ending, (), ending.reason)
-        elif self._phase == DENYING:  # a response that never came to its end
-            self._half_close()
+        elif self._phase == DENYING:
+            self._give_up_denial()
         if self._phase >= ENDING:
             self._inbox.clear()
 

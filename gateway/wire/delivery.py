@@ -62,9 +62,11 @@ class Delivery(Keepalive):
             return
         event = hooks.inbound(event)  # type: ignore[arg-type]  # set just above
         if event is not None:
-            if self.ending is None:
-                handler(event)
-            hooks.waiting()
+            try:
+                if self.ending is None:
+                    handler(event)
+            finally:  # what hooks opened for the message is closed, also when handling it failed
+                hooks.waiting()
 
     def _take_from_inbox(self) -> str | bytes:
         message = self._inbox.pop(0)

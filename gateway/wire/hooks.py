@@ -21,7 +21,12 @@ class Composed(Hooks):
 
     def inbound(self, event: Event) -> Event | None:
         passed = self._outer.inbound(event)
-        return None if passed is None else self._inner.inbound(passed)
+        if passed is None:
+            return None
+        handed_on = self._inner.inbound(passed)
+        if handed_on is None:
+            self._outer.waiting()  # nobody handles what the inner ones dropped
+        return handed_on
 
     def outbound(self, event: Event) -> Event | None:
         passed = self._inner.outbound(event)

@@ -134,6 +134,8 @@ class Keepalive(Outbound):
         if self._reading_paused:
             assert self.options.ping_timeout_seconds is not None, "it has just run out"
             self._deadlines.pong = now + self.options.ping_timeout_seconds
+            if not self._write_paused and self._ping_payload is not None:
+                self.transport.write(server_frame(_PING, self._ping_payload))  # what we do not read may be a reset: writing tells
         else:
             self._deadlines.pong = NEVER
             self.close(PING_TIMEOUT)

@@ -224,3 +224,17 @@ async def test_a_stop_in_the_middle_of_a_crowd_coming_in() -> None:
         async with asyncio.timeout(15):
             await asyncio.gather(*crowd)
         assert not [event for event in gateway.log if event["level"] in ("error", "critical") or "exception" in event]
+
+
+async def test_a_client_that_is_read_slowly_and_vanishes_is_noticed() -> None:
+    """While its messages are held back it is pinged all the same: a reset shows when we write."""
+    settings = {"KEEPALIVE__INTERVAL_SECONDS": "0.3", "KEEPALIVE__TIMEOUT_SECONDS": "0.3", "RATE_LIMIT__MESSAGES_PER_SECOND": "1"}
+    async with running(**settings) as gateway, RawClient(gateway.public) as flooder:
+        assert await flooder.shake_hands("/ws/r") == 101
+        try:
+            async with asyncio.timeout(1):
+                await flooder.send(frame(b"x" * 100) * 100_000)
+        except TimeoutError:
+            pass
+        flooder.reset()
+        await no_one_is_in(gateway)

@@ -203,6 +203,24 @@ async def test_a_denial_response(more: bool) -> None:
     assert events == [{"type": "websocket.connect"}, {"type": "websocket.disconnect", "code": 1006, "reason": ""}]
 
 
+@pytest.mark.parametrize("fails", [True, False])
+async def test_a_denial_that_never_comes_to_its_body_is_answered_all_the_same(fails: bool) -> None:
+    """An app that stops behind the response's start leaves its client with a 500, not with silence."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.http.response.start", "status": 429, "headers": []})
+        if fails:
+            raise ConnectionResetError("quiet")
+
+    async with serving(app) as served:
+        client = await Raw.connect(served.port)
+        client.send(request())
+        answer = await client.rest()
+        await client.close()
+    assert answer.startswith(b"HTTP/1.1 500 ")
+
+
 async def test_closing_before_accept_is_403() -> None:
     """As the ASGI specification says."""
 
