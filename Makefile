@@ -40,7 +40,7 @@ bench-quick: $(VENV)/.installed-bench ## The same in about two minutes, printed 
 	$(BIN)/python -m benchmarks --quick $(ARGS)
 
 conformance: $(VENV)/.installed-test ## All Autobahn cases against the wire (about eight minutes)
-	$(BIN)/python -m tests.conformance $(ARGS)
+	$(BIN)/python -m tests.conformance.run $(ARGS)
 
 clean: ## Remove what was made, .venv too
 	rm -rf $(VENV) build dist htmlcov .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
