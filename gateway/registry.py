@@ -18,7 +18,7 @@ from typing import NamedTuple
 from .connection import Connection
 from .ledger import Ledger
 from .message import user_room
-from .room import Room
+from .room import Room, Turns
 
 __all__ = ["EVERYONE", "ConnectionRegistry", "RegistryStatistics"]
 
@@ -54,6 +54,7 @@ class ConnectionRegistry:
         self.ledger = ledger or Ledger()
         self.connections: dict[str, Connection] = {}
         self.rooms: dict[str, Room] = {}
+        self._turns = Turns()
         self._max_delay_seconds = max_delay_seconds
         self._on_left = on_left
 
@@ -79,7 +80,7 @@ class ConnectionRegistry:
             raise KeyError(f"connection {connection.id!r} is not registered")
         room = self.rooms.get(name)
         if room is None:
-            room = self.rooms[name] = Room(name, self.ledger, self._max_delay_seconds)
+            room = self.rooms[name] = Room(name, self.ledger, self._turns, max_delay_seconds=self._max_delay_seconds)
         room.add(connection)
         connection.rooms.add(name)
         return room

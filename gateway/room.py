@@ -21,7 +21,7 @@ from .connection import Connection
 from .ledger import Ledger, NamespaceTotals
 from .message import Batch, Message
 
-__all__ = ["MEMBERS_PER_TURN", "PENDING_BYTES", "PENDING_MESSAGES", "Room", "RoomStatistics"]
+__all__ = ["MEMBERS_PER_TURN", "PENDING_BYTES", "PENDING_MESSAGES", "Room", "RoomStatistics", "Turns"]
 
 MEMBERS_PER_TURN = 1000
 """A fan-out to more members than this lets the event loop do other work in between."""
@@ -31,6 +31,8 @@ PENDING_MESSAGES = 256
 """The same in messages: empty ones weigh nothing, and each publisher in a batch costs a batch of its own."""
 
 logger = logging.getLogger("tidegate.room")
+
+_NONE: dict[str, list[int]] = {}
 
 
 class RoomStatistics(NamedTuple):
@@ -57,7 +59,8 @@ class _FanOut:
         self.recipients = recipients
         self.at = 0
         """How many of the recipients were reached."""
-        self.gone: set[Connection] = set()
+        self.gone: set[Connection] | None = None
+        """Who has left since it set out."""
         self.started = time.perf_counter()
         self._places: dict[Connection, int] | None = None
 
@@ -65,12 +68,19 @@ class _FanOut:
         """True when the member is still to be reached."""
         if self._places is None:
             self._places = {recipient: place for place, recipient in enumerate(self.recipients)}
-        return self._places.get(member, -1) >= self.at and member not in self.gone
+        return self._places.get(member, -1) >= self.at and not (self.gone and member in self.gone)
 
     def next_part(self) -> Sequence[Connection]:
-        part = self.recipients[self.at : self.at + MEMBERS_PER_TURN]
+        gone, part = self.gone, self.recipients
+        if len(part) > MEMBERS_PER_TURN:
+            part = part[self.at : self.at + MEMBERS_PER_TURN]
         self.at += len(part)
-        return [member for member in part if member not in self.gone] if self.gone else part
+        return [member for member in part if member not in gone] if gone else part
+
+    def lose(self, member: Connection) -> None:
+        if self.gone is None:
+            self.gone = set()
+        self.gone.add(member)
 
     def share(self, member: Connection) -> Batch | None:
         """What of the batch is for ``member``; ``None`` for nothing."""
@@ -81,30 +91,61 @@ class _FanOut:
         return Batch(rest) if rest else None
 
 
+class Turns:
+    """The rooms that have something to write at the end of this turn of the event loop: one callback for all of them."""
+
+    __slots__ = ("_loop", "_rooms")
+
+    def __init__(self) -> None:
+        self._rooms: list[Room] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:  # kept: Python 3.11 makes a system call to find it
+            self._loop = asyncio.get_running_loop()
+        return self._loop
+
+    def add(self, room: Room) -> None:
+        self._rooms.append(room)
+        if len(self._rooms) == 1:
+            self.loop.call_soon(self._run)
+
+    def _run(self) -> None:
+        rooms, self._rooms = self._rooms, []
+        for room in rooms:
+            try:
+                room.go_on()
+            except Exception:  # one room's mistake is not the others' loss
+                logger.exception("writing to a room failed")
+
+
 class Room:
     """Members, and what is on its way to them.
 
     Args:
         name: of the room.
         ledger: where it accounts for what it sends.
+        turns: shared by the rooms of an event loop.
         max_delay_seconds: how long it gathers messages to write them together; 0 is one turn of the event loop.
     """
 
     __slots__ = (
-        "_ahead", "_excluded", "_fan_out", "_ledger", "_loop", "_max_delay_seconds", "_pending", "_pending_bytes", "_scheduled",
-        "_snapshot", "_totals", "members", "messages", "name",
+        "_ahead", "_excluded", "_excludes", "_fan_out", "_ledger", "_max_delay_seconds", "_pending", "_pending_bytes", "_scheduled",
+        "_snapshot", "_totals", "_turns", "members", "messages", "name",
     )  # fmt: skip
 
-    def __init__(self, name: str, ledger: Ledger, max_delay_seconds: float = 0.0) -> None:
+    def __init__(self, name: str, ledger: Ledger, turns: Turns | None = None, *, max_delay_seconds: float = 0.0) -> None:
         self.name = name
         self.members: set[Connection] = set()
         self.messages = 0
         self._ledger = ledger
         self._totals: NamespaceTotals = ledger.of_room(name)
         self._max_delay_seconds = max_delay_seconds
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._turns = turns or Turns()
         self._pending: list[Message] = []
         self._excluded: list[str] = []
+        self._excludes = False
         self._ahead: dict[Connection, int] = {}
         self._pending_bytes = 0
         self._scheduled = False
@@ -123,13 +164,15 @@ class Room:
         self._ahead.pop(connection, None)
         self._snapshot = None
         if self._fan_out is not None:
-            self._fan_out.gone.add(connection)
+            self._fan_out.lose(connection)
 
     def publish(self, message: Message, exclude: str = "") -> None:
         """Send ``message`` to every member but the connection with the id ``exclude``."""
         self._pending_bytes += len(message.payload)
         self._pending.append(message)
         self._excluded.append(exclude)
+        if exclude:
+            self._excludes = True
         self.messages += 1
         if self._pending_bytes > PENDING_BYTES or len(self._pending) >= PENDING_MESSAGES:
             self._begin()
@@ -164,15 +207,13 @@ class Room:
 
     def _schedule(self) -> None:
         self._scheduled = True
-        loop = self._loop
-        if loop is None:  # kept: Python 3.11 makes a system call to find it
-            loop = self._loop = asyncio.get_running_loop()
         if self._max_delay_seconds and self._fan_out is None:
-            loop.call_later(self._max_delay_seconds, self._continue)
+            self._turns.loop.call_later(self._max_delay_seconds, self.go_on)
         else:
-            loop.call_soon(self._continue)
+            self._turns.add(self)
 
-    def _continue(self) -> None:
+    def go_on(self) -> None:
+        """Write what is due; called once for every time it was scheduled."""
         self._scheduled = False
         self._advance()
         if self.has_pending and not self._scheduled:
@@ -200,9 +241,10 @@ class Room:
     def _set_out(self) -> _FanOut:
         if self._snapshot is None:
             self._snapshot = tuple(self.members)
-        fan_out = _FanOut(Batch(self._pending), _positions(self._excluded), self._ahead, self._snapshot)
+        own = _positions(self._excluded) if self._excludes else _NONE
+        fan_out = _FanOut(Batch(self._pending), own, self._ahead, self._snapshot)
         self._totals.accepted += len(self._pending)
-        self._pending, self._excluded, self._ahead, self._pending_bytes = [], [], {}, 0
+        self._pending, self._excluded, self._ahead, self._pending_bytes, self._excludes = [], [], {}, 0, False
         return fan_out
 
     def _write_to(self, recipients: Iterable[Connection], fan_out: _FanOut) -> None:
