@@ -31,7 +31,12 @@ RESULTS = ROOT / "benchmarks" / "results"
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure Tidegate beside other servers.")
     parser.add_argument("--quick", action="store_true", help="about two minutes; prints, writes nothing")
-    parser.add_argument("--only", nargs="+", metavar="WORKLOAD", help=f"of {', '.join(one.name for one in WORKLOADS)}")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="WORKLOAD",
+        help=f"anew, keeping the rest of the last run; of {', '.join(one.name for one in WORKLOADS)}",
+    )
     parser.add_argument("--peers", nargs="+", metavar="SERVER", help="measure these servers only")
     parser.add_argument("--seconds", type=float, help="length of a turn")
     parser.add_argument("--rounds", type=int, help="turns of each server")
@@ -97,6 +102,8 @@ def main() -> int:
         say(f"absent: {name}: {reason}")
     if not options.quick:
         output = options.output or RESULTS / "latest.json"
+        if options.only and output.exists():
+            results = Results.load(output).updated(results)
         results.save(output)
         if options.output is None:
             write_report(results, ROOT)

@@ -20,7 +20,7 @@ SETTLE_SECONDS = 1.0
 async def idle_memory(driver: Driver, server: Server, topology: Topology, compressed: str = "") -> Sample:
     """Open the topology's connections, as many as descriptors allow, and see what the server's memory has grown by."""
     allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 200
-    groups = min(topology.groups, allowed // topology.members)
+    groups = min(topology.groups // (5 if driver.slow_to_connect else 1), allowed // topology.members)
     warm, crowd = (Traffic(driver, server, size, compressed) for size in (WARM, Topology(groups, topology.members)))
     try:
         await warm.open()

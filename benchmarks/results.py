@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +114,18 @@ class Results:
         rows = self.row(case, peer), self.row(case, other)
         values = [None if row is None else row.figure(figure) for row in rows]
         return values[0] / values[1] if values[0] and values[1] else None
+
+    def updated(self, newer: Results) -> Results:
+        """This run with whole workloads of a later one in place of its own: ratios stay within one run.
+
+        Raises ``ValueError`` when machine or versions differ: then nothing can be compared.
+        """
+        same = {name: text for name, text in self.machine.items() if name != "load"}
+        if same != {name: text for name, text in newer.machine.items() if name != "load"} or self.versions != newer.versions:
+            raise ValueError("the saved run is of another machine, or of other versions or servers: measure everything")
+        anew = {row.workload for row in newer.rows}
+        rows = [row for row in self.rows if row.workload not in anew] + newer.rows
+        return replace(newer, rows=rows, profiles=self.profiles | newer.profiles)
 
     def save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,8 @@ __all__ = ["Stalled", "Traffic", "gathered"]
 WARM_UP_SECONDS = 0.25
 STALL_SECONDS = 10.0
 CONNECTING_AT_ONCE = 48
+LAST_PART = 0.25
+"""Of a turn: whether as much flows there as before shows who has come to a standstill."""
 
 
 class Stalled(Exception):
@@ -103,14 +105,19 @@ class Traffic:
             group.latencies.clear()
         usage, own, bytes_before = self._server.usage(), time.process_time(), self._bytes()
         received, started = self._received(), time.perf_counter()
-        await asyncio.sleep(seconds)
+        await asyncio.sleep(seconds * (1 - LAST_PART))
+        before_last = self._received()
+        await asyncio.sleep(seconds * LAST_PART)
         elapsed, operations = time.perf_counter() - started, self._received() - received
         cpu = self._server.usage().cpu_seconds - usage.cpu_seconds
         if not operations:
             raise Stalled(f"deliveries stopped: none within {elapsed:.1f} seconds")
         latencies = [latency for group in self.groups for latency in group.latencies]
         p50, p99 = (percentile(latencies, share) / 1e6 if latencies else None for share in (0.5, 0.99))
-        extra = {"bytes_per_delivery": (self._bytes() - bytes_before) / operations}
+        extra = {
+            "bytes_per_delivery": (self._bytes() - bytes_before) / operations,
+            "flow_at_end": (self._received() - before_last) / operations / LAST_PART,
+        }
         return Sample(operations, elapsed, cpu, time.process_time() - own, p50, p99, extra)
 
     async def _settle(self) -> None:

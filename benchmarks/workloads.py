@@ -48,7 +48,7 @@ class Workload:
     variants: tuple[str, ...] = ("",)
     """Ways to compress, each measured for the servers that know it."""
     rounds: int = 3
-    seconds: float = 1.2
+    seconds: float = 1.0
     alone: bool = False
     """Too many connections for several servers at a time: connect anew for every turn."""
     leave_out: frozenset[str] = frozenset()
@@ -93,7 +93,7 @@ WORKLOADS: tuple[Workload, ...] = (
     ),
     Workload(
         "slow", "Fan-out to 200 members, 10 of which never read", "delivery", topology=Topology(1, 200, slow=10),
-        cases=(Case("slow-4096-4", "4 KiB, 4 in flight", 4, text(4096)),), rounds=1, seconds=4.0,
+        cases=(Case("slow-16384-4", "16 KiB, 4 in flight", 4, text(16384)),), rounds=1, seconds=4.0,
         leave_out=frozenset({"socketio", "channels"}),
     ),
     Workload("handshakes", "Handshakes, opened and closed, 32 at a time", "handshake", kind="handshakes"),

@@ -26,6 +26,8 @@ class Driver:
     """For people."""
     variants: frozenset[str] = frozenset({""})
     """Ways to compress that ``launch`` and ``headers`` know: ``""`` is none, else ``deflate`` or ``zstd``."""
+    slow_to_connect = False
+    """Thousands of connections would take minutes: a fifth of them has to do."""
     deliveries: Callable[[bytes], int] | None = None
     """How many deliveries are in a frame; ``None``: one in each."""
 

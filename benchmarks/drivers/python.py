@@ -60,6 +60,7 @@ class SocketIo(UvicornPeer):
 
     name = "socketio"
     title = "python-socketio"
+    slow_to_connect = True
     packages = ("python-socketio", *UvicornPeer.packages)
     app = "socketio_app:app"
 
@@ -89,6 +90,7 @@ class SocketIo(UvicornPeer):
 class Channels(PythonPeer):
     name = "channels"
     title = "Django Channels on Daphne"
+    slow_to_connect = True
     packages = ("channels", "daphne", "django", "twisted")
 
     def launch(self, port: int, compressed: str = "") -> Launch:

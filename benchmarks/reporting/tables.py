@@ -84,11 +84,8 @@ def _columns(workload: Workload) -> list[tuple[str, Callable[[Row], str]]]:
     spread = ("spread", lambda row: "–" if row.spread() is None or len(row.samples) < 2 else f"{row.spread():.2f}")
     rate = (f"{workload.unit.replace('delivery', 'deliverie')}s/s", figure("per_second"))
     if workload.kind == "idle":
-        return [
-            ("KiB each", figure("kib_per_connection")),
-            ("connections", figure("operations")),
-            ("CPU µs to connect", figure("cpu_us")),
-        ]
+        connections = ("connections", lambda row: f"{row.figure('operations') or 0:,.0f}")
+        return [("KiB each", figure("kib_per_connection")), connections, ("CPU µs to connect", figure("cpu_us"))]
     if workload.kind == "handshakes":
         return [("per CPU-second", figure("per_cpu_second")), cpu, rate, *latency, spread]
     columns = [cpu, rate, *latency, busy, spread]
@@ -96,5 +93,6 @@ def _columns(workload: Workload) -> list[tuple[str, Callable[[Row], str]]]:
         columns.insert(1, ("bytes each", figure("bytes_per_delivery")))
     if workload.topology.slow:
         columns[-1] = ("memory grown, MiB", figure("memory_growth_mib"))
-        columns.append(("slow ones ended", figure("descriptors_closed")))
+        columns.append(("slow ones ended", lambda row: f"{row.figure('descriptors_closed') or 0:.0f}"))
+        columns.append(("flow at the end", lambda row: f"{row.figure('flow_at_end') or 0:.0%}"))
     return columns

@@ -76,3 +76,16 @@ def test_a_run_of_another_schema_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(json.dumps({"schema": 0}))
     with pytest.raises(ValueError, match="another schema"):
         Results.load(tmp_path / "run.json")
+
+
+def test_a_workload_measured_anew_replaces_all_of_the_old_one() -> None:
+    """Never a server of one run beside a server of another."""
+    old = Results({"load": "1"}, {"bun": "1"}, {}, [row("bun", 1.0), row("tidegate", 1.0), Row("idle", "idle", "bun")])
+    new = Results({"load": "9"}, {"bun": "1"}, {}, [row("tidegate", 2.0)])
+    assert [(one.workload, one.peer) for one in old.updated(new).rows] == [("idle", "bun"), ("echo", "tidegate")]
+
+
+def test_runs_of_other_versions_are_not_mixed() -> None:
+    """A newer peer is another peer."""
+    with pytest.raises(ValueError, match="measure everything"):
+        Results({}, {"bun": "1"}, {}).updated(Results({}, {"bun": "2"}, {}))
