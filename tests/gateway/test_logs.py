@@ -213,3 +213,21 @@ def test_nothing_is_set_up_on_import() -> None:
     """Importing the module installs no handler."""
     assert "gateway.logs" in sys.modules
     assert not any(type(handler).__module__ == "gateway.logs" for handler in logging.getLogger().handlers)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "/ws?token=abc",
+        "Bearer abc.def",
+        "basic abc",
+        "eyJhbGciOiJIUzI1NiJ9.e30.x",
+        "Cookie: a",
+        "x-api-key = s",
+        "redis://u:p@h",
+        "AUTHORIZATION: x",
+    ],
+)
+def test_no_kind_of_secret_slips_past_the_quick_look(text: str) -> None:
+    """What is told apart first by a sign of a secret is redacted all the same."""
+    assert redact_text(text) != text
