@@ -17,7 +17,7 @@ SAMPLES_PER_SECOND = 250
 TOP = 14
 
 
-async def profile(pid: int, work: Coroutine[Any, Any, Any], seconds: float) -> list[tuple[str, float]]:
+async def profile(pid: int, work: Coroutine[Any, Any, Any], seconds: float, *, by_file: bool = False) -> list[tuple[str, float]]:
     """Run ``work`` while py-spy samples ``pid``; the places with the largest shares of its time. Empty without py-spy."""
     spy = _py_spy()
     if spy is None:
@@ -32,16 +32,17 @@ async def profile(pid: int, work: Coroutine[Any, Any, Any], seconds: float) -> l
         )  # fmt: skip
         await work
         await asyncio.wait_for(process.wait(), 30)
-        return self_shares(output.read_text()) if output.exists() else []
+        return self_shares(output.read_text(), by_file=by_file) if output.exists() else []
 
 
-def self_shares(raw: str) -> list[tuple[str, float]]:
+def self_shares(raw: str, *, by_file: bool = False) -> list[tuple[str, float]]:
     """The places that were on top of the stack, and in how many of the samples. ``raw``: ``outer;inner;place count`` lines."""
     found: Counter[str] = Counter()
     for line in raw.splitlines():
         stack, _, count = line.rpartition(" ")
         if stack and count.isdigit():
-            found[_short(stack.split(";")[-1])] += int(count)
+            place = _short(stack.split(";")[-1])
+            found[place.partition(" ")[0] if by_file else place] += int(count)
     total = sum(found.values())
     return [(place, count / total) for place, count in found.most_common(TOP)]
 

@@ -16,7 +16,7 @@ from .workloads import Case, Workload
 
 __all__ = ["Suite", "label"]
 
-PROFILED = ("echo-64", "fan-out-128-1", "fan-out-128-16")
+PROFILED = ("echo-64", "fan-out-128-1", "fan-out-128-16", "handshakes")
 PROFILE_SECONDS = 3.0
 FAILURES = (Stalled, OSError, RuntimeError, AssertionError, TimeoutError, ExceptionGroup)
 
@@ -50,13 +50,20 @@ class Turn:
         if self.workload.kind == "idle":
             return await idle_memory(self.driver, self._server, self.workload.topology, self.compressed)
         if self.workload.kind == "handshakes":
-            return await handshake_rate(self.driver, self._server, self.workload.seconds, self.compressed)
+            return await self.measure_handshakes(self.workload.seconds)
         assert case is not None, "traffic is of a case"
         assert self._traffic is not None, "opened"
         return await self._traffic.measure(case, self.workload.seconds)
 
-    async def profile(self, case: Case) -> list[tuple[str, float]]:
+    async def measure_handshakes(self, seconds: float) -> Sample:
         assert self._server is not None, "opened"
+        return await handshake_rate(self.driver, self._server, seconds, self.compressed)
+
+    async def profile(self, case: Case | None) -> list[tuple[str, float]]:
+        """By function; a handshake is so many functions that only files tell anything."""
+        assert self._server is not None, "opened"
+        if case is None:
+            return await profile(self._server.pid, self.measure_handshakes(PROFILE_SECONDS), PROFILE_SECONDS, by_file=True)
         assert self._traffic is not None, "opened"
         return await profile(self._server.pid, self._traffic.measure(case, PROFILE_SECONDS), PROFILE_SECONDS)
 
@@ -66,6 +73,10 @@ class Turn:
         if self._server is not None:
             self._server.stop()
         self._traffic = self._server = None
+
+
+def _name(turns: list[Turn], case: Case | None) -> str:
+    return case.name if case is not None else turns[0].workload.name if turns else ""
 
 
 class Suite:
@@ -147,11 +158,12 @@ class Suite:
             turn.close()
 
     async def _profile(self, turns: list[Turn], case: Case | None) -> None:
-        if not self._with_profiles or case is None or case.name not in PROFILED:
+        name = _name(turns, case)
+        if not self._with_profiles or name not in PROFILED:
             return
         for turn in turns:
             if turn.driver.name == "tidegate" and not turn.compressed and not turn.problem:
-                self.results.profiles[case.name] = await turn.profile(case)
+                self.results.profiles[name] = await turn.profile(case)
 
     def _say_row(self, row: Row, case: Case | None) -> None:
         cpu, p99 = row.figure("cpu_us"), row.figure("p99_ms")

@@ -62,6 +62,8 @@ def write_report(results: Results, root: Path) -> None:
     """Write ``docs/performance.md`` and the plots below ``root``."""
     folder = root / PLOTS
     folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob("*.svg"):
+        stale.unlink()
     for workload, case, name in measured(results):
         chart = chart_of(results, workload, case, name)
         if chart:
@@ -141,11 +143,13 @@ def profiles(results: Results) -> str:
     if not results.profiles:
         return ""
     parts = [TIME_GOES]
-    names = {case: f"{work.title}: {name}" for work, case, name in measured(results)}
+    names = {case: f"{work.title}{f': {name}' if name else ''}" for work, case, name in measured(results)}
     for case, lines in results.profiles.items():
         if lines:
             parts.append(f"{names.get(case, case)}\n")
-            parts.append(table(["place", "share"], [[f"`{place}`", f"{share:.0%}"] for place, share in lines]) + "\n")
+            parts.append(
+                table(["place", "share"], [[f"`{place}`", f"{share:.0%}"] for place, share in lines if share >= 0.01]) + "\n"
+            )
     return "\n".join(parts)
 
 
