@@ -24,7 +24,8 @@ INTRODUCTION = """\
 What a message costs, beside other servers. The figure to look at is **CPU time of the server per message or delivery**: user and
 system time of all its threads, from `/proc`. Unlike throughput and latency it hardly depends on what else the machine is doing
 or on how fast the load generator is, and ratios within one run depend on it even less. Servers take turns (A B C, A B C, …);
-every figure is the median of the turns. Workloads may come from different runs on one machine; the servers of one workload never do.
+every figure is the median of the turns. Workloads may come from different runs on one machine; the servers of one
+workload never do.
 
 Tidegate runs as `tidegate serve` with its whole default chain (tracing unsampled, metrics, access log, origin, connection limit,
 rate limit, compression offered, validation, ledger), limits too high to act. The peers run the smallest program that does the
