@@ -90,7 +90,7 @@ async def test_a_token_is_nowhere_but_with_the_client(collector: Collector) -> N
         assert await try_it(gateway, "/ws/r", f"Authorization: Bearer {bad[1]}", f"Referer: http://x/?token={bad[2]}") == 401
         assert await try_it(gateway, "/ws/r", f"Sec-WebSocket-Protocol: bearer.{bad[3]}, tidegate.raw") in (400, 401)
         assert await try_it(gateway, f"/ws/r?access_token={opaque}&api_key={opaque}") == 401
-        assert await try_it(gateway, f"/elsewhere?token={bad[4]}", f"User-Agent: Bearer {bad[4]}") == 404
+        assert await try_it(gateway, f"/elsewhere?token={bad[4]}", f"User-Agent: Bearer {bad[4]}") == 401
         for path in (
             f"/api/rooms?token={bad[0]}",
             f"/api/nothing/{bad[1]}",
