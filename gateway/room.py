@@ -55,7 +55,7 @@ class _FanOut:
         self.own = own
         """Where in the batch each publisher's messages are that must not hear itself."""
         self.ahead = ahead
-        """How many of the messages were written to a member before its turn."""
+        """How many of the messages a member is not to get any more: it had them before its turn, or joined behind them."""
         self.recipients = recipients
         self.at = 0
         """How many of the recipients were reached."""
@@ -153,9 +153,12 @@ class Room:
         self._snapshot: tuple[Connection, ...] | None = None
 
     def add(self, connection: Connection) -> None:
-        """A new member hears what is published from now on."""
-        self._begin()
+        """A new member hears what is published from now on: what is pending counts as written to it."""
+        if connection in self.members:
+            return
         self.members.add(connection)
+        if self._pending:
+            self._ahead[connection] = len(self._pending)
         self._snapshot = None
 
     def discard(self, connection: Connection) -> None:

@@ -390,3 +390,19 @@ async def test_a_write_that_fails_ends_that_member_and_nobody_else(caplog: pytes
     assert made[1][0].ending.reason == "internal-error"
     assert (ledger.totals["other"].closed, ledger.totals["other"].unaccounted) == (1, 0)
     assert "writing to a member failed" in caplog.text
+
+
+async def test_joining_does_not_make_a_room_write() -> None:
+    """Who comes in behind what is pending does not hear it, and nobody's batch is broken up; joining twice changes nothing."""
+    ledger = Ledger()
+    room = Room("r", ledger)
+    (old, old_frames) = members(room, 1)[0]
+    room.publish(Message("1"))
+    (_, new_frames) = members(room, 1)[0]
+    room.add(old)
+    room.publish(Message("2"))
+    assert not old_frames.written
+    await _turns()
+    assert old_frames.written == [b"\x81\x011\x81\x012"]
+    assert new_frames.written == [b"\x81\x012"]
+    assert (ledger.totals["other"].expected, ledger.totals["other"].written) == (3, 3)
