@@ -18,7 +18,7 @@ from typing import Any
 import websockets
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-__all__ = ["API_KEY", "GatewayProcess", "running"]
+__all__ = ["API_KEY", "GatewayProcess", "hear", "running", "silence"]
 
 API_KEY = "integration-test-key"
 _DEFAULTS = {
@@ -31,6 +31,23 @@ _DEFAULTS = {
     "TIDEGATE_DRAIN__DELAY_SECONDS": "0",
     "TIDEGATE_DRAIN__PERIOD_SECONDS": "0",
 }
+
+
+async def hear(client: Any, count: int = 1) -> list[Any]:
+    """The next messages a client gets."""
+    async with asyncio.timeout(30):
+        return [await client.recv() for _ in range(count)]
+
+
+async def silence(client: Any) -> bool:
+    """Nothing more comes: a ping behind everything is answered first."""
+    await (await client.ping())
+    try:
+        async with asyncio.timeout(0.05):
+            await client.recv()
+    except TimeoutError:
+        return True
+    return False
 
 
 class GatewayProcess:

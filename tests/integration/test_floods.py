@@ -6,19 +6,13 @@ import asyncio
 import json
 import random
 from collections.abc import Iterable
-from typing import Any
 
 import pytest
 import websockets
 from websockets.exceptions import ConnectionClosed
 
-from tests.integration.gateway_process import GatewayProcess, running
+from tests.integration.gateway_process import GatewayProcess, hear, running
 from tests.integration.raw_client import RawClient, frame
-
-
-async def hear(client: Any, count: int) -> list[Any]:
-    async with asyncio.timeout(30):
-        return [await client.recv() for _ in range(count)]
 
 
 async def talk(client: websockets.ClientConnection, name: str, count: int) -> None:

@@ -13,6 +13,7 @@ import pytest
 import websockets
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from tests.integration.gateway_process import hear, silence
 from tests.integration.other_servers import COMMANDS, MAX_MESSAGE_BYTES, ROOM_MEMBERS, OtherServer
 
 TELLS_CODES = {"uvicorn", "granian"}
@@ -35,22 +36,6 @@ def server(servers: dict[str, OtherServer], request: pytest.FixtureRequest) -> O
     found = servers[request.param]
     found.wait_until_ready()
     return found
-
-
-async def hear(client: Any, count: int = 1) -> list[Any]:
-    async with asyncio.timeout(10):
-        return [await client.recv() for _ in range(count)]
-
-
-async def silence(client: Any) -> bool:
-    """Nothing more comes: a ping behind everything is answered first."""
-    await (await client.ping())
-    try:
-        async with asyncio.timeout(0.05):
-            await client.recv()
-    except TimeoutError:
-        return True
-    return False
 
 
 async def ending(client: Any) -> tuple[int, str]:

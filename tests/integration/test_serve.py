@@ -15,23 +15,7 @@ import pytest
 import websockets
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from tests.integration.gateway_process import GatewayProcess, running
-
-
-async def hear(client: Any, count: int = 1) -> list[Any]:
-    async with asyncio.timeout(5):
-        return [await client.recv() for _ in range(count)]
-
-
-async def silence(client: Any) -> bool:
-    """Nothing more comes: a ping behind everything is answered first."""
-    await (await client.ping())
-    try:
-        async with asyncio.timeout(0.05):
-            await client.recv()
-    except TimeoutError:
-        return True
-    return False
+from tests.integration.gateway_process import GatewayProcess, hear, running, silence
 
 
 async def test_rooms_relay_text_and_binary_to_the_others() -> None:
