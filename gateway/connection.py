@@ -96,8 +96,8 @@ class Connection:
     """
 
     __slots__ = (
-        "__weakref__", "_cuts", "_interrupted", "_reader", "_reading", "_receive", "before_send", "connected_at", "ending",
-        "frames", "id", "initiator", "messages_dropped", "metadata", "on_ended", "outlet", "received_bytes",
+        "__weakref__", "_cuts", "_interrupted", "_not_taken", "_reader", "_reading", "_receive", "before_send", "connected_at", "ending",
+        "frames", "id", "initiator", "metadata", "on_ended", "outlet", "received_bytes",
         "received_messages", "rooms", "scope", "state", "user",
     )  # fmt: skip
 
@@ -128,7 +128,7 @@ class Connection:
         self.before_send: Callable[[Connection], None] | None = None
         self.connected_at = time.monotonic()
         self.frames = frames
-        self.received_messages = self.received_bytes = self.messages_dropped = 0
+        self.received_messages = self.received_bytes = self._not_taken = 0
         self._receive = receive
         self._reader = reader
         self._reading: asyncio.Task[Any] | None = None
@@ -231,8 +231,13 @@ class Connection:
             return len(batch)
         lost = self.outlet.write(batch)
         if lost:
-            self.messages_dropped += lost
+            self._not_taken += lost
         return lost
+
+    @property
+    def messages_dropped(self) -> int:
+        """Messages that were to be written to it and were not."""
+        return self._not_taken + self.outlet.replaced_messages
 
     # -- ending
 

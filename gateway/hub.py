@@ -16,13 +16,14 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from middleware.close import NAMED, OTHER, Close
+from middleware.close import NAMED, SLOW_CONSUMER, Close
+from middleware.close import OTHER as OTHER_CLOSE
 
 from .broker import Broker, MemoryBroker, Subscriptions
 from .connection import Connection
 from .envelope import Envelope
 from .errors import BrokerUnavailable, ConnectionClosed
-from .ledger import Ledger
+from .ledger import OTHER, SLOW, Ledger
 from .message import Batch, Message, node_room, user_room
 from .registry import EVERYONE, ConnectionRegistry
 
@@ -74,6 +75,7 @@ class Hub:
         self.registry = ConnectionRegistry(
             Ledger(namespaces), max_delay_seconds=max_delay_seconds, on_left=self.subscriptions.release
         )
+        self.observers = self.registry.observers
         self.started = False
         self._opened = 0
         self._closed: Counter[tuple[str, str]] = Counter()
@@ -161,9 +163,13 @@ class Hub:
         self.registry.leave(connection, room)
 
     def _ended(self, connection: Connection) -> None:
-        self.registry.remove(connection)
         assert connection.ending is not None, "on_ended is called when the ending is set"
-        reason = NAMED.get(connection.ending.reason, OTHER).reason  # an app may make up its own; what is counted is a closed set
+        for told in self.observers.ended:
+            told(connection, connection.ending)
+        self.registry.remove(connection)
+        reason = NAMED.get(
+            connection.ending.reason, OTHER_CLOSE
+        ).reason  # an app may make up its own; what is counted is a closed set
         self._closed[reason, connection.initiator] += 1
 
     # -- publishing
@@ -179,13 +185,18 @@ class Hub:
         """
         envelope = self._envelope(room, Message.of(payload), exclude=_id_of(exclude), traceparent=traceparent)
         recipients = self.recipients(room, envelope.exclude)
+        for told in self.observers.published:
+            told(envelope)
         await self.broker.publish(envelope)
         return Published(envelope.id, envelope.published_at, recipients)
 
     def post(self, room: str, message: Message, exclude: str = "") -> None:
         """As ``publish``, without waiting. Raises ``BrokerUnavailable``."""
+        envelope = Envelope(room, message, id=self.new_id(), node=self.node, exclude=exclude)
+        for told in self.observers.published:
+            told(envelope)
         try:
-            self.broker.post(Envelope(room, message, id=self.new_id(), node=self.node, exclude=exclude))
+            self.broker.post(envelope)
         except BrokerUnavailable:
             self._refused_by_broker += 1
             raise
@@ -195,7 +206,7 @@ class Hub:
         message = Message.of(payload)
         connection = self.registry.get(connection_id)
         if connection is not None:
-            return not self._write(connection, message)
+            return self._write(connection, self._envelope(node_room(self.node), message, target=connection_id))
         return await self._to_node_of(connection_id, message, None)
 
     async def close_connection(self, connection_id: str, close: Close) -> bool:
@@ -249,7 +260,7 @@ class Hub:
         if room is None:
             return
         if envelope.close is None:
-            room.publish(envelope.message, envelope.exclude)
+            room.publish(envelope, self.registry.get(envelope.exclude) if envelope.exclude else None)
             return
         room.flush()  # what was published before the close still goes out
         for member in tuple(room.members):
@@ -257,16 +268,30 @@ class Hub:
 
     def _deliver_to_one(self, envelope: Envelope) -> None:
         connection = self.registry.get(envelope.target)
-        if connection is None:
-            return
-        if envelope.close is None:
-            self._write(connection, envelope.message)
+        if envelope.close is not None:
+            if connection is not None:
+                connection.close(envelope.close)
+        elif connection is not None:
+            self._write(connection, envelope)
         else:
-            connection.close(envelope.close)
+            self.registry.ledger.direct(1, closed=True)
+            for told in self.observers.missed:
+                told(envelope)
 
-    def _write(self, connection: Connection, message: Message) -> int:
+    def _write(self, connection: Connection, envelope: Envelope) -> bool:
+        """Write a message for one connection behind what its rooms have for it; False when it was not taken."""
         self.registry.catch_up(connection)
-        return connection.write(Batch((message,)))
+        ledger = self.registry.ledger
+        if connection.write(Batch((envelope.message,), ledger.totals[OTHER])):
+            slow = connection.ending is None or connection.ending is SLOW_CONSUMER
+            ledger.direct(1, slow=slow, closed=not slow)
+            for dropped in self.observers.dropped:
+                dropped(connection, (envelope,), SLOW if slow else "closed")
+            return False
+        ledger.direct(1)
+        for sent in self.observers.sent:
+            sent(connection, envelope)
+        return True
 
 
 def _id_of(connection: str | Connection | None) -> str:

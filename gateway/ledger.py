@@ -2,40 +2,82 @@
 
 At every moment and for every namespace::
 
-    expected = written + sum(dropped.values()) + closed
+    expected = written + buffered + sum(dropped.values()) + closed + in progress
 
-where ``expected`` is the sum over accepted messages of the recipients they reached for (who leaves during a fan-out of several
-turns is not reached for), ``written`` was
-handed to an outlet, ``dropped`` was left out for a reason (a slow consumer), and ``closed`` went to connections whose end
-was decided before the write. Labels come from the declared namespaces; every other room counts under ``other``.
+``expected``
+    is counted when a fan-out sets out: accepted messages times the members that are to get them.
+``written``
+    the kernel has it (or, under a foreign server, that server has).
+``buffered``
+    waits in a connection's outbox.
+``dropped``
+    was left out, for a reason of ``DROPS``.
+``closed``
+    went to connections whose end was decided before the write.
+in progress
+    belongs to members whom a running fan-out has not reached; known by looking at the rooms (``ConnectionRegistry.in_progress``).
+
+The left side is counted in one place and the right side in others, so a difference is a bug, and ``deliveries_unaccounted``
+shows it. Labels come from the declared namespaces; every other room counts under ``other``.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from typing import Final, Protocol
 
-__all__ = ["OTHER", "FanoutObserver", "Ledger", "NamespaceTotals"]
+from middleware.close import SLOW_CONSUMER
+
+__all__ = ["DROPS", "LEFT", "OTHER", "REPLACED", "SLOW", "UNSENT", "Ledger", "NamespaceTotals"]
 
 OTHER = "other"
 
-FanoutObserver = Callable[[int, int, float], None]
-"""Told after every fan-out: messages, recipients, seconds it took."""
+SLOW: Final = SLOW_CONSUMER.reason
+"""The connection's outbox was full."""
+REPLACED: Final = "replaced"
+"""A newer message took its place in a full outbox (policy ``latest``)."""
+UNSENT: Final = "unsent"
+"""It was in the outbox when the connection was lost."""
+LEFT: Final = "left"
+"""The connection left the room before its turn in a fan-out of several turns."""
+DROPS: Final = (SLOW, REPLACED, UNSENT, LEFT)
+
+SETTLE_SECONDS = 1.0
+"""How often outboxes that had something in them are looked at again."""
+
+
+class Settling(Protocol):
+    """Something that holds what was taken and not sent (an outlet)."""
+
+    def settle(self) -> bool:
+        """Account for what has been sent meanwhile; True when nothing is left."""
 
 
 class NamespaceTotals:
     """The running totals of one namespace."""
 
-    __slots__ = ("accepted", "closed", "dropped", "expected", "written")
+    __slots__ = ("accepted", "buffered", "closed", "dropped", "expected", "ledger", "returned", "taken")
 
-    def __init__(self) -> None:
-        self.accepted = self.expected = self.written = self.closed = 0
-        self.dropped: Counter[str] = Counter()
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self.accepted = self.expected = self.taken = self.buffered = self.returned = self.closed = 0
+        self.dropped: Counter[str] = Counter(dict.fromkeys(DROPS, 0))
 
     @property
-    def unaccounted(self) -> int:
+    def written(self) -> int:
+        """What outlets took, and neither hold nor had to give up."""
+        return self.taken - self.buffered - self.returned
+
+    def lose(self, messages: int, reason: str) -> None:
+        """An outlet gave up messages that it had taken."""
+        self.returned += messages
+        self.dropped[reason] += messages
+
+    def unaccounted(self, in_progress: int = 0) -> int:
         """Zero, or there is a bug."""
-        return self.expected - self.written - self.closed - sum(self.dropped.values())
+        return self.expected - self.written - self.buffered - self.closed - sum(self.dropped.values()) - in_progress
 
 
 class Ledger:
@@ -45,12 +87,48 @@ class Ledger:
     """The beginning of a room in which a node talks to itself: not accounted for."""
 
     def __init__(self, namespaces: Iterable[str] = ()) -> None:
-        self.totals = {name: NamespaceTotals() for name in (*namespaces, OTHER)}
-        self.on_fanout: FanoutObserver | None = None
+        self.totals = {name: NamespaceTotals(self) for name in (*namespaces, OTHER)}
+        self.overflow = 0
+        """Messages in rooms whose prefix is not declared, which therefore count under ``other``."""
+        self._uncounted = NamespaceTotals(self)
+        self._unsettled: set[Settling] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def namespace(self, room: str) -> str:
+        """The label that ``room`` counts under."""
+        namespace, colon, _ = room.partition(":")
+        return namespace if colon and namespace in self.totals else OTHER
 
     def of_room(self, room: str) -> NamespaceTotals:
         """The totals that ``room`` counts under; looked up once per room. The node's talk to itself is not counted."""
-        if room.startswith(self.SELF):
-            return NamespaceTotals()
-        namespace, colon, _ = room.partition(":")
-        return self.totals.get(namespace if colon else OTHER, self.totals[OTHER])
+        return self._uncounted if room.startswith(self.SELF) else self.totals[self.namespace(room)]
+
+    def is_overflow(self, room: str) -> bool:
+        """True for a room with a prefix that was not declared."""
+        return ":" in room and room[0] != "~" and self.namespace(room) == OTHER
+
+    def direct(self, messages: int, *, slow: bool = False, closed: bool = False) -> None:
+        """Account for messages to one connection, which are of no room."""
+        totals = self.totals[OTHER]
+        totals.accepted += messages
+        totals.expected += messages
+        totals.dropped[SLOW] += messages * slow
+        totals.closed += messages * closed
+
+    def watch(self, outlet: Settling) -> None:
+        """Look at ``outlet`` again until nothing is left in it."""
+        self._unsettled.add(outlet)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(SETTLE_SECONDS, self._tick)
+
+    def settle(self) -> None:
+        """Bring ``buffered`` up to date: what the kernel took since the last look is written."""
+        for outlet in tuple(self._unsettled):
+            if outlet.settle():
+                self._unsettled.discard(outlet)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self.settle()
+        if self._unsettled:
+            self._timer = asyncio.get_running_loop().call_later(SETTLE_SECONDS, self._tick)

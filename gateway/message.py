@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -17,6 +17,9 @@ from middleware.asgi import Encoder, Event
 
 from .errors import InvalidRoomName
 from .frame import server_frame
+
+if TYPE_CHECKING:
+    from .ledger import NamespaceTotals
 
 __all__ = ["MAX_ROOM_BYTES", "Batch", "Message", "check_room", "node_room", "self_room", "user_room"]
 
@@ -97,12 +100,16 @@ class Encoded(NamedTuple):
 
 
 class Batch:
-    """Messages that are written together; their joined frames are built once per encoder."""
+    """Messages that are written together; their joined frames are built once per encoder.
 
-    __slots__ = ("_encoded", "messages", "payload_bytes")
+    ``totals`` is where they are accounted for: messages of a room are, what an app sends to a connection by itself is not.
+    """
 
-    def __init__(self, messages: Sequence[Message]) -> None:
+    __slots__ = ("_encoded", "messages", "payload_bytes", "totals")
+
+    def __init__(self, messages: Sequence[Message], totals: NamespaceTotals | None = None) -> None:
         self.messages = messages
+        self.totals = totals
         self.payload_bytes = len(messages[0].payload) if len(messages) == 1 else sum([len(one.payload) for one in messages])
         self._encoded: dict[Encoder | None, Encoded] = {}
 

@@ -2,8 +2,8 @@
 
 Promises of both:
 
-1. ``write`` never waits and never raises: it returns how many messages were lost by this call, 0 when all went well. A
-   message that is taken and later replaced by a newer one (``latest``) counts in the call that replaces it.
+1. ``write`` never waits and never raises: it returns how many of the batch's messages were not taken, 0 when all went well.
+   What is taken and then not sent after all is told to the batch's ``totals``, with the reason.
 2. What is taken leaves in order, also in relation to ``close``.
 3. What waits for one slow peer is bounded: ``max_bytes`` and one batch. Past the bound the policy acts on that peer alone:
    ``close`` ends it (``slow-consumer``), ``drop`` leaves out what comes, ``latest`` keeps of what comes only
@@ -22,6 +22,8 @@ from typing import Literal, Protocol, get_args
 from middleware.asgi import Frames, Send
 from middleware.close import ABNORMAL, SLOW_CONSUMER, Close
 
+from .backlog import Backlog
+from .ledger import REPLACED, UNSENT, NamespaceTotals
 from .message import Batch, Message
 
 __all__ = ["AsgiOutlet", "FrameOutlet", "Outlet", "OutletOptions", "Policy"]
@@ -62,6 +64,10 @@ class Outlet(Protocol):
     @property
     def sent_bytes(self) -> int: ...
 
+    @property
+    def replaced_messages(self) -> int:
+        """Messages that were taken and gave way to a newer one (policy ``latest``)."""
+
     def write(self, batch: Batch) -> int: ...
 
     def buffered_bytes(self) -> int: ...
@@ -77,6 +83,9 @@ class Outlet(Protocol):
     def lost(self) -> None:
         """The connection is over: nothing more can be sent."""
 
+    def settle(self) -> bool:
+        """Account for what has been sent meanwhile; True when nothing is left."""
+
     async def drained(self) -> None:
         """Wait until less than the high-water mark is buffered, or the connection is over."""
 
@@ -84,26 +93,62 @@ class Outlet(Protocol):
 class FrameOutlet:
     """Writes whole frames straight to the server's protocol object."""
 
-    __slots__ = ("_frames", "_latest", "_max_bytes", "_policy", "_waiters")
+    __slots__ = ("_backlog", "_frames", "_latest", "_max_bytes", "_policy", "_position", "_unsent", "_waiters", "replaced_messages")
 
     def __init__(self, frames: Frames, options: OutletOptions) -> None:
         self._frames = frames
         self._max_bytes = options.max_bytes
         self._policy = options.policy
         self._latest: Batch | None = None
+        """What was taken beyond the bound (``latest``); it waits here, behind what waits in the socket's buffer."""
+        self._unsent = 0
+        """Bytes in the socket's buffer after the last write."""
+        self._backlog: Backlog | None = None
+        self._position = 0
+        """Bytes of frames written since there is a backlog."""
         self._waiters: list[asyncio.Future[None]] = []
+        self.replaced_messages = 0
+        frames.on_lost = self._on_lost
         if options.max_bytes < 2 * _LARGEST_HIGH_WATER_BYTES:  # else whoever waits for half the bound might wait for ever
             frames.set_high_water(min(64 * 1024, options.max_bytes // 2))
 
     def write(self, batch: Batch) -> int:
-        frames = self._frames
-        if frames.ending is not None:
+        if self._frames.ending is not None:
             return len(batch)
-        if frames.buffered_bytes() > self._max_bytes or self._latest is not None:
-            return self._overflow(batch)
+        if self._unsent:
+            self.settle()
+            if self._unsent > self._max_bytes or self._latest is not None:
+                return self._overflow(batch)
+        return self._put(batch)
+
+    def _put(self, batch: Batch) -> int:
+        frames = self._frames
         blob, payload_bytes = batch.encoded(frames.encoder)
-        frames.write(blob, len(batch.messages), payload_bytes)
+        unsent = self._unsent = frames.write(blob, len(batch.messages), payload_bytes)
+        if unsent:
+            if unsent < 0:
+                self._unsent = 0
+                return len(batch)
+            self._wait_with(batch, len(blob))
+        elif batch.totals is not None:
+            batch.totals.taken += len(batch.messages)
         return 0
+
+    def _wait_with(self, batch: Batch, size: int) -> None:
+        """Remember what the kernel has not taken at once."""
+        if not self._backlog:
+            self._backlog, self._position = self._backlog or Backlog(), 0
+        self._position += size
+        if batch.totals is not None:
+            batch.totals.taken += len(batch)
+            self._backlog.add(self._position, batch.totals, len(batch))
+            batch.totals.ledger.watch(self)
+
+    def settle(self) -> bool:
+        self._unsent = self._frames.buffered_bytes()
+        if self._backlog:
+            self._backlog.settle(self._position - self._unsent)
+        return not self._backlog and self._latest is None
 
     @property
     def sent_messages(self) -> int:
@@ -120,10 +165,8 @@ class FrameOutlet:
         return self._frames.buffered_bytes() + (self._latest.payload_bytes if self._latest else 0)
 
     def close(self, close: Close) -> None:
-        latest, self._latest = self._latest, None
-        if latest is not None and self._frames.ending is None:  # it was taken, so it leaves before the close
-            blob, payload_bytes = latest.encoded(self._frames.encoder)
-            self._frames.write(blob, 1, payload_bytes)
+        if self._latest is not None and self._frames.ending is None:  # it was taken, so it leaves before the close
+            self._put_latest()
         self._frames.close(close)
 
     async def drained(self) -> None:
@@ -135,23 +178,52 @@ class FrameOutlet:
         _wake(self._waiters)
 
     def lost(self) -> None:
-        self._latest = None
+        self._drop_latest(UNSENT)
         self.wake()
+
+    def _on_lost(self, unsent: int | None) -> None:
+        """The socket is gone with so many bytes in its buffer; ``None``: nobody knows, so what was not seen to leave did not."""
+        self._drop_latest(UNSENT)
+        if self._backlog:
+            if unsent is not None:
+                self._backlog.settle(self._position - unsent)
+            self._backlog.forget(UNSENT)
 
     def _overflow(self, batch: Batch) -> int:
         if self._policy == "latest":
-            replaced = 0 if self._latest is None else 1
-            self._latest = Batch(batch.messages[-1:])
+            if self._latest is not None:
+                self.replaced_messages += 1
+                self._drop_latest(REPLACED)
+            self._latest = latest = Batch(batch.messages[-1:], batch.totals)
+            if latest.totals is not None:
+                latest.totals.taken += 1
+                latest.totals.buffered += 1
+                latest.totals.ledger.watch(self)
             self._frames.on_drained = self._on_drained
-            return replaced + len(batch) - 1
+            return len(batch) - 1
         if self._policy == "close":
             self._frames.close(SLOW_CONSUMER)
         return len(batch)
 
-    def _on_drained(self) -> None:
+    def _drop_latest(self, reason: str) -> None:
+        latest, self._latest = self._latest, None
+        if latest is not None and latest.totals is not None:
+            latest.totals.buffered -= 1
+            latest.totals.lose(1, reason)
+
+    def _put_latest(self) -> None:
         latest, self._latest = self._latest, None
         if latest is not None:
-            self.write(latest)
+            if latest.totals is not None:  # it is taken once more
+                latest.totals.taken -= 1
+                latest.totals.buffered -= 1
+            if self._put(latest) and latest.totals is not None:
+                latest.totals.taken += 1
+                latest.totals.lose(1, UNSENT)
+
+    def _on_drained(self) -> None:
+        self._unsent = self._frames.buffered_bytes()
+        self._put_latest()
         self.wake()
 
 
@@ -159,19 +231,23 @@ class AsgiOutlet:
     """Sends through ASGI ``send``: a bounded queue, and one writer task that exists only while the queue is not empty."""
 
     __slots__ = (
+        "_backlog",
         "_bytes",
         "_closing",
         "_newest",
+        "_newest_totals",
         "_on_lost",
         "_on_slow",
         "_options",
         "_queue",
         "_send",
+        "_sending",
         "_sent_bytes",
         "_sent_messages",
         "_task",
         "_timer",
         "_waiters",
+        "replaced_messages",
     )  # fmt: skip
 
     def __init__(
@@ -186,13 +262,16 @@ class AsgiOutlet:
         self._on_slow = on_slow
         self._on_lost = on_lost
         self._queue: deque[Message] = deque()
+        self._backlog = Backlog()
+        """Of what the queue accounts for; its positions are numbers of messages."""
         self._newest: Message | None = None
         """What was taken beyond the bound (``latest``); the next one replaces it while it waits."""
+        self._newest_totals: NamespaceTotals | None = None
         self._bytes = 0
         self._closing: Close | None = None
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._sent_messages = self._sent_bytes = 0
+        self._sent_messages = self._sent_bytes = self._sending = self.replaced_messages = 0
         self._waiters: list[asyncio.Future[None]] = []
 
     def write(self, batch: Batch) -> int:
@@ -248,16 +327,25 @@ class AsgiOutlet:
     def _take(self, batch: Batch) -> None:
         self._queue.extend(batch.messages)
         self._bytes += batch.payload_bytes
+        if batch.totals is not None:
+            batch.totals.taken += len(batch)
+            batch.totals.ledger.watch(self)
+        self._backlog.add(self._sent_messages + self._sending + len(self._queue), batch.totals, len(batch))
         self._start()
+
+    def settle(self) -> bool:
+        self._backlog.settle(self._sent_messages)
+        return not self._backlog
 
     def _overflow(self, batch: Batch) -> int:
         if self._options.policy == "latest":
-            replaced = self._newest is not None and bool(self._queue) and self._queue[-1] is self._newest
-            if replaced:
+            if self._newest is not None and self._queue and self._queue[-1] is self._newest:
                 self._bytes -= len(self._queue.pop().payload)
-            self._newest = batch.messages[-1]
-            self._take(Batch(batch.messages[-1:]))
-            return replaced + len(batch) - 1
+                self._backlog.withdraw(self._newest_totals, REPLACED)
+                self.replaced_messages += 1
+            self._newest, self._newest_totals = batch.messages[-1], batch.totals
+            self._take(Batch(batch.messages[-1:], batch.totals))
+            return len(batch) - 1
         if self._options.policy == "close":
             self._on_slow()
         return len(batch)
@@ -270,7 +358,9 @@ class AsgiOutlet:
         try:
             while self._queue:
                 message = self._queue.popleft()
+                self._sending = 1
                 await self._send(message.event())
+                self._sending = 0
                 self._sent_messages += 1
                 self._sent_bytes += len(message.payload)
                 self._bytes = max(0, self._bytes - len(message.payload))
@@ -311,6 +401,9 @@ class AsgiOutlet:
     def _forget_queue(self) -> None:
         self._queue.clear()
         self._bytes = 0
+        self._sending = 0
+        self._backlog.settle(self._sent_messages)
+        self._backlog.forget(UNSENT)
 
 
 async def _wait_among(waiters: list[asyncio.Future[None]]) -> None:

@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from .connection import Connection
-from .ledger import Ledger
+from .ledger import Ledger, NamespaceTotals
 from .message import user_room
+from .observer import Observers
 from .room import Room, Turns
 
 __all__ = ["EVERYONE", "ConnectionRegistry", "RegistryStatistics"]
@@ -52,6 +53,7 @@ class ConnectionRegistry:
         on_left: Callable[[str], None] | None = None,
     ) -> None:
         self.ledger = ledger or Ledger()
+        self.observers = Observers()
         self.connections: dict[str, Connection] = {}
         self.rooms: dict[str, Room] = {}
         self._turns = Turns()
@@ -80,9 +82,14 @@ class ConnectionRegistry:
             raise KeyError(f"connection {connection.id!r} is not registered")
         room = self.rooms.get(name)
         if room is None:
-            room = self.rooms[name] = Room(name, self.ledger, self._turns, max_delay_seconds=self._max_delay_seconds)
-        room.add(connection)
-        connection.rooms.add(name)
+            room = self.rooms[name] = Room(
+                name, self.ledger, self._turns, self.observers, max_delay_seconds=self._max_delay_seconds
+            )
+        if name not in connection.rooms:
+            room.add(connection)
+            connection.rooms.add(name)
+            for told in self.observers.joined:
+                told(connection, name)
         return room
 
     def leave(self, connection: Connection, name: str) -> None:
@@ -92,6 +99,8 @@ class ConnectionRegistry:
         if room is None or connection not in room.members:
             return
         room.discard(connection)
+        for told in self.observers.left:
+            told(connection, name)
         if not room.members:
             del self.rooms[name]
         if self._on_left is not None:
@@ -120,6 +129,14 @@ class ConnectionRegistry:
     def public_rooms(self) -> Iterator[Room]:
         """The rooms that clients made; not those of users and nodes."""
         return (room for name, room in self.rooms.items() if not name.startswith("~"))
+
+    def in_progress(self) -> dict[NamespaceTotals, int]:
+        """Deliveries that running fan-outs have still to make, by where they are accounted for."""
+        found: dict[NamespaceTotals, int] = {}
+        for room in self.rooms.values():
+            if room.in_progress:
+                found[room.namespace_totals] = found.get(room.namespace_totals, 0) + room.in_progress
+        return found
 
     def statistics(self) -> RegistryStatistics:
         """A snapshot."""

@@ -11,20 +11,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from middleware.close import INTERNAL_ERROR, SLOW_CONSUMER
 
 from .connection import Connection
-from .ledger import Ledger, NamespaceTotals
-from .message import Batch, Message
+from .envelope import Envelope
+from .fan_out import FanOut
+from .ledger import LEFT, SLOW, Ledger, NamespaceTotals
+from .observer import Observers
 
-__all__ = ["MEMBERS_PER_TURN", "PENDING_BYTES", "PENDING_MESSAGES", "Room", "RoomStatistics", "Turns"]
+__all__ = ["PENDING_BYTES", "PENDING_MESSAGES", "Room", "RoomStatistics", "Turns"]
 
-MEMBERS_PER_TURN = 1000
-"""A fan-out to more members than this lets the event loop do other work in between."""
 PENDING_BYTES = 256 * 1024
 """What a room gathers during one turn of the loop before it begins to write."""
 PENDING_MESSAGES = 256
@@ -32,7 +31,9 @@ PENDING_MESSAGES = 256
 
 logger = logging.getLogger("tidegate.room")
 
-_NONE: dict[str, list[int]] = {}
+_NOBODY = Observers()
+_OWN: dict[Connection, list[int]] = {}
+_AHEAD: dict[Connection, int] = {}
 
 
 class RoomStatistics(NamedTuple):
@@ -41,54 +42,6 @@ class RoomStatistics(NamedTuple):
     name: str
     members: int
     messages: int
-
-
-class _FanOut:
-    """A batch on its way to those who were members when it set out."""
-
-    __slots__ = ("_places", "ahead", "at", "batch", "gone", "own", "recipients", "started")
-
-    def __init__(
-        self, batch: Batch, own: dict[str, list[int]], ahead: dict[Connection, int], recipients: tuple[Connection, ...]
-    ) -> None:
-        self.batch = batch
-        self.own = own
-        """Where in the batch each publisher's messages are that must not hear itself."""
-        self.ahead = ahead
-        """How many of the messages a member is not to get any more: it had them before its turn, or joined behind them."""
-        self.recipients = recipients
-        self.at = 0
-        """How many of the recipients were reached."""
-        self.gone: set[Connection] | None = None
-        """Who has left since it set out."""
-        self.started = time.perf_counter()
-        self._places: dict[Connection, int] | None = None
-
-    def is_before(self, member: Connection) -> bool:
-        """True when the member is still to be reached."""
-        if self._places is None:
-            self._places = {recipient: place for place, recipient in enumerate(self.recipients)}
-        return self._places.get(member, -1) >= self.at and not (self.gone and member in self.gone)
-
-    def next_part(self) -> Sequence[Connection]:
-        gone, part = self.gone, self.recipients
-        if len(part) > MEMBERS_PER_TURN:
-            part = part[self.at : self.at + MEMBERS_PER_TURN]
-        self.at += len(part)
-        return [member for member in part if member not in gone] if gone else part
-
-    def lose(self, member: Connection) -> None:
-        if self.gone is None:
-            self.gone = set()
-        self.gone.add(member)
-
-    def share(self, member: Connection) -> Batch | None:
-        """What of the batch is for ``member``; ``None`` for nothing."""
-        start, own = self.ahead.get(member, 0), self.own.get(member.id)
-        if not start and own is None:
-            return self.batch
-        rest = _without(self.batch.messages, start, own or ())
-        return Batch(rest) if rest else None
 
 
 class Turns:
@@ -127,29 +80,39 @@ class Room:
         name: of the room.
         ledger: where it accounts for what it sends.
         turns: shared by the rooms of an event loop.
+        observers: told what becomes of its messages.
         max_delay_seconds: how long it gathers messages to write them together; 0 is one turn of the event loop.
     """
 
     __slots__ = (
-        "_ahead", "_excluded", "_excludes", "_fan_out", "_ledger", "_max_delay_seconds", "_pending", "_pending_bytes", "_scheduled",
-        "_snapshot", "_totals", "_turns", "members", "messages", "name",
+        "_ahead", "_excluded", "_excludes", "_fan_out", "_is_overflow", "_max_delay_seconds", "_observers", "_pending",
+        "_pending_bytes", "_scheduled", "_snapshot", "_totals", "_turns", "members", "messages", "name",
     )  # fmt: skip
 
-    def __init__(self, name: str, ledger: Ledger, turns: Turns | None = None, *, max_delay_seconds: float = 0.0) -> None:
+    def __init__(
+        self,
+        name: str,
+        ledger: Ledger,
+        turns: Turns | None = None,
+        observers: Observers = _NOBODY,
+        *,
+        max_delay_seconds: float = 0.0,
+    ) -> None:
         self.name = name
         self.members: set[Connection] = set()
         self.messages = 0
-        self._ledger = ledger
         self._totals: NamespaceTotals = ledger.of_room(name)
+        self._is_overflow = ledger.is_overflow(name)
+        self._observers = _NOBODY if name.startswith(Ledger.SELF) else observers
         self._max_delay_seconds = max_delay_seconds
         self._turns = turns or Turns()
-        self._pending: list[Message] = []
-        self._excluded: list[str] = []
+        self._pending: list[Envelope] = []
+        self._excluded: list[Connection | None] = []
         self._excludes = False
         self._ahead: dict[Connection, int] = {}
         self._pending_bytes = 0
         self._scheduled = False
-        self._fan_out: _FanOut | None = None
+        self._fan_out: FanOut | None = None
         self._snapshot: tuple[Connection, ...] | None = None
 
     def add(self, connection: Connection) -> None:
@@ -166,15 +129,19 @@ class Room:
         self.members.discard(connection)
         self._ahead.pop(connection, None)
         self._snapshot = None
-        if self._fan_out is not None:
-            self._fan_out.lose(connection)
+        fan_out = self._fan_out
+        if fan_out is not None:
+            envelopes = fan_out.envelopes_for(connection) if self._observers.dropped else ()
+            missed = fan_out.lose(connection)
+            if missed:
+                self._account(connection, missed, fan_out, envelopes, LEFT)
 
-    def publish(self, message: Message, exclude: str = "") -> None:
-        """Send ``message`` to every member but the connection with the id ``exclude``."""
-        self._pending_bytes += len(message.payload)
-        self._pending.append(message)
-        self._excluded.append(exclude)
-        if exclude:
+    def publish(self, envelope: Envelope, excluded: Connection | None = None) -> None:
+        """Send the envelope's message to every member but ``excluded``."""
+        self._pending_bytes += len(envelope.message.payload)
+        self._pending.append(envelope)
+        self._excluded.append(excluded)
+        if excluded is not None:
             self._excludes = True
         self.messages += 1
         if self._pending_bytes > PENDING_BYTES or len(self._pending) >= PENDING_MESSAGES:
@@ -186,6 +153,16 @@ class Room:
     def has_pending(self) -> bool:
         """True while something that was published is not written to everybody."""
         return self._fan_out is not None or bool(self._pending)
+
+    @property
+    def in_progress(self) -> int:
+        """Deliveries that a running fan-out has still to make."""
+        return 0 if self._fan_out is None else self._fan_out.expected - self._fan_out.done
+
+    @property
+    def namespace_totals(self) -> NamespaceTotals:
+        """Where it accounts for its messages."""
+        return self._totals
 
     def flush(self) -> None:
         """Write all that is pending now, however big the room is."""
@@ -202,9 +179,11 @@ class Room:
         if start < len(self._pending):
             self._ahead[member] = len(self._pending)
             rest = zip(self._pending[start:], self._excluded[start:], strict=True)
-            messages = [message for message, excluded in rest if excluded != member.id]
-            if messages:
-                self._write_to((member,), _FanOut(Batch(messages), {}, {}, (member,)))
+            envelopes = [envelope for envelope, excluded in rest if excluded is not member]
+            if envelopes:
+                fan_out = FanOut(self.name, envelopes, self._totals, (member,), _OWN, _AHEAD)
+                self._totals.expected += fan_out.expected
+                self._write_to((member,), fan_out)
 
     # -- the fan-out
 
@@ -237,28 +216,31 @@ class Room:
         self._write_to(fan_out.next_part(), fan_out)
         if fan_out.at >= len(fan_out.recipients):
             self._fan_out = None
-            if self._ledger.on_fanout is not None and not self.name.startswith(Ledger.SELF):
-                seconds = time.perf_counter() - fan_out.started
-                self._ledger.on_fanout(len(fan_out.batch), len(fan_out.recipients), seconds)
+            for told in self._observers.fanned_out:
+                told(fan_out)
 
-    def _set_out(self) -> _FanOut:
+    def _set_out(self) -> FanOut:
         if self._snapshot is None:
             self._snapshot = tuple(self.members)
-        own = _positions(self._excluded) if self._excludes else _NONE
-        fan_out = _FanOut(Batch(self._pending), own, self._ahead, self._snapshot)
-        self._totals.accepted += len(self._pending)
+        own = _positions(self._excluded, self.members) if self._excludes else _OWN
+        fan_out = FanOut(self.name, self._pending, self._totals, self._snapshot, own, self._ahead)
+        accepted, totals = len(self._pending), self._totals
+        totals.accepted += accepted
+        totals.expected += fan_out.expected
+        if self._is_overflow:
+            totals.ledger.overflow += accepted
         self._pending, self._excluded, self._ahead, self._pending_bytes, self._excludes = [], [], {}, 0, False
         return fan_out
 
-    def _write_to(self, recipients: Iterable[Connection], fan_out: _FanOut) -> None:
-        expected = lost_in_all = 0
+    def _write_to(self, recipients: Sequence[Connection], fan_out: FanOut) -> None:
+        done = 0
         whole = fan_out.batch
         alike = not fan_out.own and not fan_out.ahead
         for member in recipients:
             batch = whole if alike else fan_out.share(member)
             if batch is None:
                 continue
-            expected += len(batch)
+            done += len(batch)
             try:
                 lost = member.write(batch)
             except Exception:  # an encoder's or an outlet's mistake
@@ -266,36 +248,34 @@ class Room:
                 member.close(INTERNAL_ERROR)
                 lost = len(batch)
             if lost:
-                lost_in_all += lost
-                self._account(member, lost)
-        self._totals.expected += expected
-        self._totals.written += expected - lost_in_all
+                done -= lost
+                envelopes = fan_out.envelopes_for(member)[:lost] if self._observers.dropped else ()
+                self._account(member, lost, fan_out, envelopes, SLOW)
+        fan_out.done += done
+        for told in self._observers.reached:
+            told(recipients, fan_out)
 
-    def _account(self, member: Connection, lost: int) -> None:
+    def _account(self, member: Connection, lost: int, fan_out: FanOut, envelopes: Sequence[Envelope], reason: str) -> None:
+        """``lost`` messages do not reach ``member``: for ``reason``, or because its end is decided."""
+        fan_out.done += lost
+        fan_out.lost += lost
         if member.ending is None or member.ending is SLOW_CONSUMER:
-            self._totals.dropped[SLOW_CONSUMER.reason] += lost
+            self._totals.dropped[reason] += lost
         else:
+            reason = "closed"
             self._totals.closed += lost
+        for told in self._observers.dropped:
+            told(member, envelopes, reason)
 
     def statistics(self) -> RoomStatistics:
         """A snapshot."""
         return RoomStatistics(self.name, len(self.members), self.messages)
 
 
-def _positions(excluded: list[str]) -> dict[str, list[int]]:
-    """Where in a batch each excluded publisher's messages are."""
-    positions: dict[str, list[int]] = {}
-    for position, name in enumerate(excluded):
-        if name:
-            positions.setdefault(name, []).append(position)
+def _positions(excluded: Sequence[Connection | None], members: set[Connection]) -> dict[Connection, list[int]]:
+    """Where in a batch the messages are that a member must not hear."""
+    positions: dict[Connection, list[int]] = {}
+    for position, connection in enumerate(excluded):
+        if connection is not None and connection in members:
+            positions.setdefault(connection, []).append(position)
     return positions
-
-
-def _without(messages: Sequence[Message], start: int, positions: Sequence[int]) -> list[Message]:
-    """``messages`` from ``start`` on but those at ``positions``, which ascend."""
-    rest: list[Message] = []
-    for position in positions:
-        rest += messages[start:position]
-        start = max(start, position + 1)
-    rest += messages[start:]
-    return rest

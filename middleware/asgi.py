@@ -140,12 +140,24 @@ class Frames(Channel, Protocol):
     """Called once, when the end is decided: nothing that is written later reaches the client."""
     on_drained: Callable[[], None] | None
     """Called when the kernel has taken what was buffered above the high-water mark."""
+    on_lost: Callable[[int | None], None] | None
+    """Called once, when the socket is gone, with the bytes in its buffer that the kernel never took; ``None``: not known."""
 
     def carries(self, receive: Receive, send: Send) -> bool:
         """True when ``receive`` and ``send`` are this object's own: nobody wraps the connection in between."""
 
-    def write(self, data: bytes, messages: int = 1, payload_bytes: int = 0) -> None:
-        """Write whole frames that carry ``messages`` messages of ``payload_bytes`` bytes; dropped once the end is decided."""
+    def write(self, data: bytes, messages: int = 1, payload_bytes: int = 0) -> int:
+        """Write whole frames that carry ``messages`` messages of ``payload_bytes`` bytes.
+
+        Returns ``buffered_bytes()`` after it, or -1 when the end is decided and nothing was written.
+        """
+
+    def ping(self, payload: bytes, on_answer: Callable[[], None]) -> bool:
+        """Send a ping behind all that was written; its pong (or a later one's) proves that the client's stack got that far.
+
+        Returns False, and does nothing, when one of these is still under way or nothing can be written. When the connection
+        ends first ``on_answer`` is never called. ``payload`` is at most 125 bytes (RFC 6455 §5.5).
+        """
 
     def buffered_bytes(self) -> int:
         """Bytes written that the kernel has not taken yet."""

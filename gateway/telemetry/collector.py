@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import platform
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -18,7 +19,9 @@ from prometheus_client.registry import Collector
 from middleware.catalogue import Metric
 from middleware.series import Histogram
 
+from ..fan_out import FanOut
 from ..hub import Hub
+from ..observer import Observer
 from ..version import __version__
 from .catalogue import CATALOGUE
 
@@ -27,7 +30,7 @@ __all__ = ["GatewayCollector"]
 Values = Mapping[tuple[str, ...], float]
 
 
-class GatewayCollector(Collector):
+class GatewayCollector(Collector, Observer):
     """Reads a hub's numbers at scrape time.
 
     Args:
@@ -42,11 +45,12 @@ class GatewayCollector(Collector):
         self.drain_left = 0
         self.on_loop_lag = self._histograms["loop_lag_seconds"].observe
         self.on_ping_rtt = self._histograms["ping_rtt_seconds"].observe
-        hub.registry.ledger.on_fanout = self._on_fanout
+        hub.observers.add(self)
 
-    def _on_fanout(self, messages: int, recipients: int, seconds: float) -> None:
-        self._histograms["fanout_recipients"].observe(recipients)
-        self._histograms["fanout_seconds"].observe(seconds)
+    def fanned_out(self, fan_out: FanOut) -> None:
+        """A write to a room has reached every member."""
+        self._histograms["fanout_recipients"].observe(len(fan_out.recipients))
+        self._histograms["fanout_seconds"].observe(time.perf_counter() - fan_out.started)
 
     def on_api_request(self, operation: str, status: int, seconds: float) -> None:
         """An API request was answered; ``operation`` is from the API's closed set."""

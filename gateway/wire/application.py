@@ -155,7 +155,7 @@ class Application(Answers):
 
     def _let_go(self) -> None:
         """Both the socket and the app are through: break the cycles, so that nothing waits for the garbage collector."""
-        self._hooks = self._on_message = self.encoder = self.on_drained = None
+        self._hooks = self._on_message = self.encoder = self.on_drained = self._probe = None
 
     async def _run_to_its_end(self, scope: Scope) -> None:
         try:

@@ -1,7 +1,8 @@
 """``Keepalive``: what happens on a connection because time passes: pings, idle and age limits, an unfinished message.
 
-Every connection has at most one ping under way. A pong that cannot arrive because *we* do not read the socket is waited for;
-the client is not blamed for it.
+Every connection has at most one ping of its own and one of somebody else's (``ping``) under way. A client need answer only the
+newest ping (RFC 6455 §5.5.3), so a pong answers those before it too. A pong that cannot arrive because *we* do not read the
+socket is waited for; the client is not blamed for it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import Callable
 
 from middleware.close import FORBIDDEN, IDLE, MAX_AGE, PING_TIMEOUT
 
@@ -29,7 +31,7 @@ class Keepalive(Outbound):
 
     __slots__ = (
         "_control_due", "_idle_count", "_idle_since", "_ping_payload", "_ping_sent", "_pong_owed",
-        "_reading_paused", "last_rtt_seconds", "received_bytes", "received_messages",
+        "_probe", "_probe_sent", "_reading_paused", "last_rtt_seconds", "received_bytes", "received_messages",
     )  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -38,6 +40,8 @@ class Keepalive(Outbound):
         self.last_rtt_seconds: float | None = None
         self._ping_payload: bytes | None = None
         self._ping_sent = 0.0
+        self._probe: tuple[bytes, Callable[[], None]] | None = None
+        self._probe_sent = 0.0
         self._pong_owed: bytes | None = None
         self._control_due = 0.0
         self._idle_count = 0
@@ -118,16 +122,36 @@ class Keepalive(Outbound):
         if options.ping_timeout_seconds is not None:
             deadlines.ping, deadlines.pong = NEVER, now + options.ping_timeout_seconds
 
+    def ping(self, payload: bytes, on_answer: Callable[[], None]) -> bool:
+        """Send a ping behind all that was written (``Frames.ping``)."""
+        if not self._open or self._probe is not None:
+            return False
+        self._probe, self._probe_sent = (payload, on_answer), time.perf_counter()
+        self.transport.write(server_frame(_PING, payload))
+        return True
+
     def _pong_received(self, payload: bytes) -> None:
-        if payload != self._ping_payload:  # unsolicited (RFC 6455 §5.5.3), or seen before
+        probe = self._probe
+        is_ping, is_probe = payload == self._ping_payload, probe is not None and payload == probe[0]
+        if not is_ping and not is_probe:  # unsolicited (RFC 6455 §5.5.3), or seen before
             return
+        probe_was_first = self._probe_sent < self._ping_sent
+        if self._ping_payload is not None and (is_ping or not probe_was_first):
+            self._ping_answered(measured=is_ping)
+        if probe is not None and (is_probe or probe_was_first):
+            self._probe = None
+            probe[1]()
+
+    def _ping_answered(self, *, measured: bool) -> None:
         self._ping_payload = None
-        rtt = self.last_rtt_seconds = time.perf_counter() - self._ping_sent
+        rtt = time.perf_counter() - self._ping_sent
+        if measured:
+            self.last_rtt_seconds = rtt
         deadlines, interval = self._deadlines, self.options.ping_interval_seconds
         if deadlines.pong != NEVER and interval is not None:
             deadlines.pong, deadlines.ping = NEVER, self._loop.time() + max(interval - rtt, interval / 2)
             self._arm()
-        if self.options.on_rtt is not None:
+        if measured and self.options.on_rtt is not None:
             self.options.on_rtt(rtt)
 
     def _pong_missing(self, now: float) -> None:

@@ -58,6 +58,7 @@ class Outbound(asyncio.Protocol):
         "initiator",
         "on_drained",
         "on_finished",
+        "on_lost",
         "sent_bytes",
         "sent_messages",
         "status",
@@ -85,19 +86,23 @@ class Outbound(asyncio.Protocol):
         self.encoder: Encoder | None = None
         self.on_finished: Callable[[Close, str], None] | None = None
         self.on_drained: Callable[[], None] | None = None
+        self.on_lost: Callable[[int | None], None] | None = None
 
     # Writing
 
-    def write(self, data: bytes, messages: int = 1, payload_bytes: int = 0) -> None:
+    def write(self, data: bytes, messages: int = 1, payload_bytes: int = 0) -> int:
         """Write whole frames (``Frames.write``)."""
         if self._open:
             if self._write_paused and self._has_too_much_unsent():
-                return
+                return -1
             self.sent_messages += messages
             self.sent_bytes += payload_bytes
-            self.transport.write(data)
-        elif not self.accepted and self.ending is None:
+            transport = self.transport
+            transport.write(data)
+            return transport.get_write_buffer_size()
+        if not self.accepted and self.ending is None:
             raise RuntimeError("frames can be written once the connection is accepted")
+        return -1
 
     def buffered_bytes(self) -> int:
         """Bytes written that the kernel has not taken yet."""
@@ -112,8 +117,14 @@ class Outbound(asyncio.Protocol):
         """Drop the socket and everything buffered, now."""
         self.finish(ABNORMAL, "server")
         if self._phase != LOST:
+            self._tell_lost(self.buffered_bytes())
             self._phase = ENDING
             self.transport.abort()
+
+    def _tell_lost(self, unsent: int | None) -> None:
+        on_lost, self.on_lost = self.on_lost, None
+        if on_lost is not None:
+            on_lost(unsent)
 
     def pause_writing(self) -> None:
         """The transport's buffer is above its high-water mark."""

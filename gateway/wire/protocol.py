@@ -129,6 +129,7 @@ class WireProtocol(Application):
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone."""
         self._lost_client()
+        self._tell_lost(0 if exc is None else None)
         self._phase = LOST
         self._stop_parsing()
         self._finder = None

@@ -10,13 +10,12 @@ from hypothesis import strategies as st
 
 from gateway.connection import Connection, State
 from gateway.errors import ConnectionClosed, IllegalTransition
-from gateway.message import Message
 from gateway.outlet import OutletOptions
 from gateway.registry import ConnectionRegistry
 from gateway.validation import Validation
 from middleware.asgi import Event
 from middleware.close import FORBIDDEN, NORMAL, RESTARTING
-from tests.gateway.connections import BufferingFrames, connection, frame_connection
+from tests.gateway.connections import BufferingFrames, connection, envelope, frame_connection
 from tests.middleware.asgi_helpers import Server, binary, disconnect, text, websocket_scope
 
 
@@ -216,7 +215,7 @@ async def test_what_was_sent_to_a_room_goes_out_before_a_member_is_closed(framed
     registry = ConnectionRegistry()
     made.on_ended = registry.remove
     registry.add(made)
-    registry.join(made, "room").publish(Message("last words"))
+    registry.join(made, "room").publish(envelope("last words"))
     made.close(FORBIDDEN)
     await made.outlet.flushed()
     assert (frames.written if frames else server.payloads) == ([b"\x81\x0alast words"] if frames else ["last words"])

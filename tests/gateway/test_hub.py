@@ -245,7 +245,7 @@ def test_whatever_happens_registry_subscriptions_and_ledger_agree(actions: list[
         assert {name: count for name, count in held.items() if name not in own} == {
             name: count for name, count in holders.items() if name not in own
         }
-        assert hub.registry.ledger.totals["other"].unaccounted == 0
+        assert hub.registry.ledger.totals["other"].unaccounted() == 0
         await hub.stop()
 
     asyncio.run(play())

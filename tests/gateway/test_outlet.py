@@ -98,7 +98,8 @@ async def test_policy_latest_keeps_the_newest_message_for_when_the_peer_reads() 
     made, frames = frame_connection(outlet=options("latest"))
     made.write(batch("0123456789"))
     assert made.write(batch("1", "2")) == 1  # 2 is kept
-    assert made.write(batch("3")) == 1  # 2 is replaced
+    assert made.write(batch("3")) == 0
+    assert made.messages_dropped == 2  # 2 is replaced
     frames.drain()
     assert frames.written == [b"\x81\x0a0123456789", b"\x81\x013"]
     assert made.messages_dropped == 2

@@ -51,7 +51,8 @@ async def test_fan_out_rooms_and_ledger_are_told() -> None:
         rooms = ("chat:1", EVERYONE, "~user/u")
         await hub.hold(rooms)
         hub.enter(connection, rooms)
-    frames.buffered = 1 << 30  # the last one is slow
+        frames.reads = True
+    frames.stick(connection)  # the last one is slow
     await hub.publish("chat:1", "x")
     for _ in range(3):
         await asyncio.sleep(0)

@@ -30,6 +30,8 @@ class FakeFrames:
         self.on_message: Callable[[Event], None] | None = None
         self.on_finished: Callable[[Close, str], None] | None = None
         self.on_drained: Callable[[], None] | None = None
+        self.on_lost: Callable[[int | None], None] | None = None
+        self.pings: list[tuple[bytes, Callable[[], None]]] = []
         self.written: list[bytes] = []
         self.aborted = False
         self._hooks: list[Hooks] = []
@@ -57,11 +59,23 @@ class FakeFrames:
             self.finish(close, "server")
             self._answer({"type": "websocket.close", "code": close.code, "reason": close.reason})
 
-    def write(self, data: bytes, messages: int = 1, payload_bytes: int = 0) -> None:
-        if self.ending is None:
-            self.written.append(data)
-            self.sent_messages += messages
-            self.sent_bytes += payload_bytes
+    def write(self, data: bytes, messages: int = 1, payload_bytes: int = 0) -> int:
+        if self.ending is not None:
+            return -1
+        self.written.append(data)
+        self.sent_messages += messages
+        self.sent_bytes += payload_bytes
+        return self.buffered_bytes()
+
+    def ping(self, payload: bytes, on_answer: Callable[[], None]) -> bool:
+        if self.ending is not None or self.pings:
+            return False
+        self.pings.append((payload, on_answer))
+        return True
+
+    def pong(self) -> None:
+        """The client answers the ping that is under way."""
+        self.pings.pop()[1]()
 
     def buffered_bytes(self) -> int:
         return 0
@@ -72,6 +86,13 @@ class FakeFrames:
     def abort(self) -> None:
         self.finish(ABNORMAL, "server")
         self.aborted = True
+        self.lose(self.buffered_bytes())
+
+    def lose(self, unsent: int | None) -> None:
+        """The socket is gone."""
+        on_lost, self.on_lost = self.on_lost, None
+        if on_lost is not None:
+            on_lost(unsent)
 
     async def receive(self) -> Event:
         while True:

@@ -1,0 +1,107 @@
+"""``FanOut``: publications on their way from a room to those who were members when it set out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TypeVar
+
+from .connection import Connection
+from .envelope import Envelope
+from .ledger import NamespaceTotals
+from .message import Batch
+
+__all__ = ["MEMBERS_PER_TURN", "FanOut"]
+
+MEMBERS_PER_TURN = 1000
+"""A fan-out to more members than this lets the event loop do other work in between."""
+
+_T = TypeVar("_T")
+
+
+class FanOut:
+    """See the module. ``expected`` and ``done`` count deliveries: messages times the members they are for."""
+
+    __slots__ = (
+        "_places", "ahead", "at", "batch", "done", "envelopes", "expected", "gone", "lost", "own", "recipients", "room", "started",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        room: str,
+        envelopes: Sequence[Envelope],
+        totals: NamespaceTotals,
+        recipients: Sequence[Connection],
+        own: dict[Connection, list[int]],
+        ahead: dict[Connection, int],
+    ) -> None:
+        self.room = room
+        self.envelopes = envelopes
+        self.batch = Batch([envelope.message for envelope in envelopes], totals)
+        self.own = own
+        """Where in the batch each publisher's messages are that must not hear itself."""
+        self.ahead = ahead
+        """How many of the messages a member is not to get any more: it had them before its turn, or joined behind them."""
+        self.recipients = recipients
+        self.at = 0
+        """How many of the recipients were reached."""
+        self.gone: set[Connection] | None = None
+        """Who has left since it set out."""
+        self.started = time.perf_counter()
+        self.expected = len(recipients) * len(envelopes)
+        self.done = self.lost = 0
+        self._places: dict[Connection, int] | None = None
+        if own or ahead:
+            apart = own.keys() | ahead.keys()
+            self.expected -= sum([len(envelopes) - self.count_for(one) for one in recipients if one in apart])
+
+    def is_before(self, member: Connection) -> bool:
+        """True when the member is still to be reached."""
+        if self._places is None:
+            self._places = {recipient: place for place, recipient in enumerate(self.recipients)}
+        return self._places.get(member, -1) >= self.at and not (self.gone and member in self.gone)
+
+    def next_part(self) -> Sequence[Connection]:
+        """Whom to write to now."""
+        gone, part = self.gone, self.recipients
+        if len(part) > MEMBERS_PER_TURN:
+            part = part[self.at : self.at + MEMBERS_PER_TURN]
+        self.at += len(part)
+        return [member for member in part if member not in gone] if gone else part
+
+    def lose(self, member: Connection) -> int:
+        """``member`` has left; returns how many messages it does not get because of that."""
+        if not self.is_before(member):
+            return 0
+        missed = self.count_for(member)
+        if self.gone is None:
+            self.gone = set()
+        self.gone.add(member)
+        return missed
+
+    def count_for(self, member: Connection) -> int:
+        """How many of the messages are for ``member``."""
+        start, own = self.ahead.get(member, 0), self.own.get(member, ())
+        return len(self.envelopes) - start - sum([position >= start for position in own])
+
+    def share(self, member: Connection) -> Batch | None:
+        """What of the batch is for ``member``; ``None`` for nothing."""
+        start, own = self.ahead.get(member, 0), self.own.get(member)
+        if not start and own is None:
+            return self.batch
+        rest = _without(self.batch.messages, start, own or ())
+        return Batch(rest, self.batch.totals) if rest else None
+
+    def envelopes_for(self, member: Connection) -> Sequence[Envelope]:
+        """The publications of ``share``."""
+        return _without(self.envelopes, self.ahead.get(member, 0), self.own.get(member, ()))
+
+
+def _without(items: Sequence[_T], start: int, positions: Sequence[int]) -> list[_T]:
+    """``items`` from ``start`` on but those at ``positions``, which ascend."""
+    rest: list[_T] = []
+    for position in positions:
+        rest += items[start:position]
+        start = max(start, position + 1)
+    rest += items[start:]
+    return rest
