@@ -6,11 +6,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
+PIN := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header
+DOCKER ?= docker
 ARGS ?=
 TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format bench bench-quick conformance clean
+.PHONY: help serve test lint format bench bench-quick conformance image image-test requirements clean
 
 help: ## Show this
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +43,18 @@ bench-quick: $(VENV)/.installed-bench ## The same in about two minutes, printed 
 
 conformance: $(VENV)/.installed-test ## All Autobahn cases against the wire (about eight minutes)
 	$(BIN)/python -m tests.conformance.run $(ARGS)
+
+image: ## Build the container image `tidegate`
+	DOCKER_BUILDKIT=1 $(DOCKER) build --tag tidegate --build-arg REVISION="$$(git rev-parse HEAD 2>/dev/null || echo unknown)" \
+	  --build-arg VERSION="$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' gateway/version.py)" $(ARGS) .
+
+image-test: $(VENV)/.installed-test ## Build the image and try it, in a Docker daemon of its own (needs root)
+	$(BIN)/python -m pytest -m image tests/deploy/image $(ARGS)
+
+requirements: | $(BIN)/uv ## Pin what the image installs (ARGS=--upgrade: the newest of everything)
+	$(PIN) --extra redis --extra nats --output-file requirements.txt $(ARGS) pyproject.toml
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
+	  | $(PIN) --output-file requirements-build.txt $(ARGS) -
 
 clean: ## Remove what was made, .venv too
 	rm -rf $(VENV) build dist htmlcov .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
