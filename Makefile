@@ -10,9 +10,10 @@ PIN := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generat
 DOCKER ?= docker
 ARGS ?=
 TEST_PROCESSES ?= 2
+DIST ?= dist
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format bench bench-quick conformance image image-test requirements clean
+.PHONY: help serve test lint format bench bench-quick conformance image image-test requirements dist clean
 
 help: ## Show this
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,8 +42,16 @@ bench: $(VENV)/.installed-bench ## Measure beside other servers; the results go 
 bench-quick: $(VENV)/.installed-bench ## The same in about two minutes, printed only
 	$(BIN)/python -m benchmarks --quick $(ARGS)
 
+tables: $(VENV)/.installed ## Write the tables of settings and metrics in docs/ anew
+	$(BIN)/python docs/tables.py
+
 conformance: $(VENV)/.installed-test ## All Autobahn cases against the wire (about eight minutes)
 	$(BIN)/python -m tests.conformance.run $(ARGS)
+
+dist: $(BIN)/uv ## Build sdist and wheel into dist/ (DIST=elsewhere), and check their metadata
+	rm -f "$(DIST)"/tidegate-*.whl "$(DIST)"/tidegate-*.tar.gz
+	$(BIN)/uv build --quiet --out-dir "$(DIST)"
+	$(BIN)/uv tool run --quiet 'twine>=6.1' check --strict "$(DIST)"/*.whl "$(DIST)"/*.tar.gz
 
 image: ## Build the container image `tidegate`
 	DOCKER_BUILDKIT=1 $(DOCKER) build --tag tidegate --build-arg REVISION="$$(git rev-parse HEAD 2>/dev/null || echo unknown)" \

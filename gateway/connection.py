@@ -18,6 +18,7 @@ CLOSED      (illegal)  CLOSED   CLOSED
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from enum import Enum
@@ -96,9 +97,9 @@ class Connection:
     """
 
     __slots__ = (
-        "__weakref__", "_cuts", "_interrupted", "_not_taken", "_reader", "_reading", "_receive", "before_send", "connected_at", "ending",
-        "frames", "id", "initiator", "metadata", "on_ended", "outlet", "received_bytes",
-        "received_messages", "rooms", "scope", "state", "user",
+        "__weakref__", "_cuts", "_interrupted", "_not_taken", "_reader", "_reading", "_receive", "before_send", "connected_at",
+        "ending", "frames", "id", "initiator", "metadata", "on_ended", "outlet", "received_bytes", "received_messages", "rooms",
+        "scope", "state", "user",
     )  # fmt: skip
 
     def __init__(
@@ -233,6 +234,15 @@ class Connection:
         if lost:
             self._not_taken += lost
         return lost
+
+    def confirm(self, on_confirmed: Callable[[], None]) -> bool:
+        """Have the client confirm that it got what was written so far: a ping behind it, whose pong calls ``on_confirmed``.
+
+        Returns False when that cannot be asked now: under a server without the frames extension, or while another one is under
+        way. A pong says that the client's WebSocket stack has read everything before it, and nothing of what the app did with it;
+        a dialect whose clients acknowledge can say more, here.
+        """
+        return self.frames is not None and self.state is State.OPEN and self.frames.ping(secrets.token_bytes(8), on_confirmed)
 
     @property
     def messages_dropped(self) -> int:

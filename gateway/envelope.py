@@ -18,7 +18,7 @@ from middleware.close import Close
 from .errors import InvalidEnvelope
 from .message import Message
 
-__all__ = ["Envelope"]
+__all__ = ["Envelope", "trace_id_of"]
 
 VERSION = 1
 _PREFIX = struct.Struct("!BBH")
@@ -120,3 +120,8 @@ class Envelope:
             header.room, message, id=header.id, node=header.node, published_at=header.published_at,
             exclude=header.exclude, target=header.target, traceparent=header.traceparent, close=close,
         )  # fmt: skip
+
+
+def trace_id_of(traceparent: str) -> str:
+    """The trace id in a well-formed ``traceparent`` (W3C Trace Context §3.2.2): 32 hexadecimal digits."""
+    return traceparent[3:35]

@@ -84,6 +84,10 @@ class FanOut:
         start, own = self.ahead.get(member, 0), self.own.get(member, ())
         return len(self.envelopes) - start - sum([position >= start for position in own])
 
+    def has(self, member: Connection, place: int) -> bool:
+        """True when the message at ``place`` of the batch is for ``member``."""
+        return place >= self.ahead.get(member, 0) and place not in self.own.get(member, ())
+
     def share(self, member: Connection) -> Batch | None:
         """What of the batch is for ``member``; ``None`` for nothing."""
         start, own = self.ahead.get(member, 0), self.own.get(member)

@@ -249,7 +249,7 @@ class TelemetrySettings(Group):
     """Address of an OpenTelemetry collector (OTLP over HTTP); without it no spans are made."""
     message_ratio: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Share of messages that get spans, of the connections that are sampled."""
-    confirms_per_second: Annotated[float, Field(ge=0, le=10_000)] = 0.0
-    """Deliveries per second that are confirmed by a ping behind the message; 0 confirms none."""
+    confirms_per_second: Annotated[float, Field(ge=0, le=10_000)] = 5.0
+    """Deliveries per second, of all of this process, that the client confirms: a ping behind the message and its pong; 0: none."""
     explain: bool = False
     """Keep, for sampled messages, where each went and why."""

@@ -12,6 +12,8 @@ _FANOUT = (0.00001, 0.00005, 0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 
 _API = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _RTT = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0)
 _LAG = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+_RESIDENCY = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_CONFIRM = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _SPACE = ("namespace",)
 
 CATALOGUE: tuple[Metric, ...] = (
@@ -25,17 +27,68 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric("subscriptions", "gauge", (), "", "Rooms this node listens to, the gateway's own and lingering ones too."),
     Metric("event_loop_tasks", "gauge", (), "", "Tasks of the event loop."),
     Metric("loop_lag_seconds", "histogram", (), "seconds", "How late the event loop ran a timer.", _LAG),
+    Metric(
+        "ready", "gauge", (), "", "1 while the node is started and not draining; what /readyz asks of others is not asked here."
+    ),
+    Metric("draining", "gauge", (), "", "1 while the node drains."),
     Metric("drain_connections_left", "gauge", (), "", "Connections that a drain has still to close."),
+    Metric(
+        "drain_overdue_seconds", "gauge", (), "seconds", "How long a drain has been running beyond the time it was given; else 0."
+    ),
     Metric("broker_refused_total", "counter", (), "", "Messages that the broker did not take."),
     Metric("deliveries_accepted_total", "counter", _SPACE, "", "Messages that were fanned out."),
+    Metric("deliveries_expected_total", "counter", _SPACE, "", "Messages times the recipients they had."),
+    Metric("deliveries_written_total", "counter", _SPACE, "", "Deliveries that the kernel has (or a foreign server)."),
+    Metric("deliveries_buffered", "gauge", _SPACE, "", "Deliveries that wait in the outbox of a connection."),
+    Metric("deliveries_in_progress", "gauge", _SPACE, "", "Deliveries that a running fan-out has still to make."),
     Metric(
-        "deliveries_expected_total", "counter", _SPACE, "", "Messages times the recipients they had; written + dropped + closed."
-    ),
-    Metric("deliveries_written_total", "counter", _SPACE, "", "Deliveries handed to a connection."),
-    Metric(
-        "deliveries_dropped_total", "counter", (*_SPACE, "reason"), "", "Deliveries left out, and why; no series before the first."
+        "deliveries_dropped_total",
+        "counter",
+        (*_SPACE, "reason"),
+        "",
+        "Deliveries left out, and why: slow-consumer (its outbox was full), replaced (by a newer message, policy latest), unsent "
+        "(the connection was lost with it in its outbox), left (the member left the room before its turn).",
     ),
     Metric("deliveries_closed_total", "counter", _SPACE, "", "Deliveries to connections whose end was decided before the write."),
+    Metric(
+        "deliveries_unaccounted",
+        "gauge",
+        _SPACE,
+        "",
+        "expected - written - buffered - in progress - dropped - closed: 0, or messages disappear.",
+    ),
+    Metric(
+        "namespaces_overflow_total",
+        "counter",
+        (),
+        "",
+        "Messages in rooms with a prefix that is not declared; they count under other.",
+    ),
+    Metric("outbox_bytes", "gauge", (), "bytes", "What waits to be sent, of all connections."),
+    Metric("outbox_largest_bytes", "gauge", (), "bytes", "What waits to be sent on the connection with most of it."),
+    Metric(
+        "delivery_residency_seconds",
+        "histogram",
+        (),
+        "seconds",
+        "From accepting a message for publishing, on whichever node, until this node has written it to the last member.",
+        _RESIDENCY,
+    ),
+    Metric(
+        "delivery_confirm_seconds",
+        "histogram",
+        (),
+        "seconds",
+        "Of sampled deliveries: from accepting the message for publishing to the pong of a ping sent right behind it.",
+        _CONFIRM,
+    ),
+    Metric(
+        "delivery_confirms_total",
+        "counter",
+        ("result",),
+        "",
+        "Sampled deliveries: confirmed, closed_before (the connection ended first) or timeout.",
+    ),
     Metric("fanout_recipients", "histogram", (), "", "Members a write to a room went to.", _MEMBERS),
     Metric("fanout_seconds", "histogram", (), "seconds", "Time a write to all members of a room took.", _FANOUT),
     Metric("ping_rtt_seconds", "histogram", (), "seconds", "From a keepalive ping to its pong.", _RTT),
@@ -59,7 +112,8 @@ too.
 ## The gateway
 
 {catalogue_markdown(CATALOGUE)}
-At all times and for every namespace, expected = written + dropped + closed.
+At all times and for every namespace, expected = written + buffered + in progress + dropped + closed;
+see [observability](observability.md).
 
 ## The layers
 

@@ -11,19 +11,24 @@ import math
 import platform
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 from prometheus_client import metrics_core
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 
 from middleware.catalogue import Metric
 from middleware.series import Histogram
 
+from ..connection import Connection
+from ..envelope import trace_id_of
 from ..fan_out import FanOut
 from ..hub import Hub
 from ..observer import Observer
 from ..version import __version__
 from .catalogue import CATALOGUE
+from .confirms import Confirms
 
 __all__ = ["GatewayCollector"]
 
@@ -35,22 +40,47 @@ class GatewayCollector(Collector, Observer):
 
     Args:
         hub: whose numbers.
+        confirms_per_second: how many deliveries a second the clients are to confirm.
     """
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Hub, *, confirms_per_second: float = 0.0) -> None:
         self._hub = hub
         self._histograms = {metric.name: Histogram(metric.buckets) for metric in CATALOGUE if metric.type == "histogram"}
         self._api_requests: Counter[tuple[str, ...]] = Counter()
         self._wire_refused: Counter[tuple[str, ...]] = Counter()
+        self._sources: list[Callable[[], Mapping[str, Values]]] = []
         self.drain_left = 0
+        self.drain_deadline = math.inf
+        """When a drain should be over, on the monotonic clock."""
+        self.confirms = Confirms(per_second=confirms_per_second, on_confirmed=self._on_confirmed)
+        self.residency = self._histograms["delivery_residency_seconds"]
         self.on_loop_lag = self._histograms["loop_lag_seconds"].observe
         self.on_ping_rtt = self._histograms["ping_rtt_seconds"].observe
         hub.observers.add(self)
+        if confirms_per_second:
+            hub.observers.add(self.confirms)
+
+    def add_source(self, source: Callable[[], Mapping[str, Values]]) -> None:
+        """Ask ``source`` too at every scrape, for values of metrics of the catalogue by name and labels."""
+        self._sources.append(source)
+
+    def histogram(self, name: str) -> Histogram:
+        """The histogram of the catalogue that is called so, for who feeds it."""
+        return self._histograms[name]
 
     def fanned_out(self, fan_out: FanOut) -> None:
         """A write to a room has reached every member."""
         self._histograms["fanout_recipients"].observe(len(fan_out.recipients))
         self._histograms["fanout_seconds"].observe(time.perf_counter() - fan_out.started)
+        now, residency = time.time(), self.residency
+        for envelope in fan_out.envelopes:
+            residency.observe(max(0.0, now - envelope.published_at))  # another node's clock may be ahead
+
+    def _on_confirmed(self, seconds: float, traceparent: str) -> None:
+        histogram = self._histograms["delivery_confirm_seconds"]
+        histogram.observe(seconds)
+        if traceparent:
+            histogram.exemplify(seconds, trace_id_of(traceparent))
 
     def on_api_request(self, operation: str, status: int, seconds: float) -> None:
         """An API request was answered; ``operation`` is from the API's closed set."""
@@ -71,12 +101,12 @@ class GatewayCollector(Collector, Observer):
             if metric.type == "histogram":
                 yield _histogram(metric, self._histograms[metric.name])
             else:
-                yield _numbers(metric, values[metric.name])
+                yield _numbers(metric, values.get(metric.name, {}))
 
     def values(self) -> dict[str, Values]:
         """Every counter and gauge by name, and its values by their labels."""
-        registry, ledger = self._hub.registry.statistics(), self._hub.registry.ledger.totals
-        return {
+        registry, outbox = self._hub.registry.statistics(), [one.outlet.buffered_bytes() for one in self._connections()]
+        values: dict[str, Values] = {
             "build_info": {(__version__, platform.python_version(), self._hub.node): 1},
             "registered_connections": {(): registry.connections},
             "rooms": {(): registry.rooms},
@@ -85,16 +115,40 @@ class GatewayCollector(Collector, Observer):
             "subscriptions": {(): len(self._hub.subscriptions)},
             "event_loop_tasks": {(): _tasks()},
             "drain_connections_left": {(): self.drain_left},
+            "drain_overdue_seconds": {(): max(0.0, time.monotonic() - self.drain_deadline)},
+            "outbox_bytes": {(): sum(outbox)},
+            "outbox_largest_bytes": {(): max(outbox, default=0)},
+            "delivery_confirms_total": {(result,): count for result, count in self.confirms.results.items()},
             "broker_refused_total": {(): self._hub.statistics().refused_by_broker},
+            "wire_refused_total": self._wire_refused,
+            "api_requests_total": self._api_requests,
+        }
+        values.update(self._ledger())
+        for source in self._sources:
+            values.update(source())
+        return values
+
+    def _connections(self) -> Iterable[Connection]:
+        return tuple(self._hub.registry.connections.values())
+
+    def _ledger(self) -> dict[str, Values]:
+        """The ledger, brought up to date."""
+        registry = self._hub.registry
+        registry.ledger.settle()
+        ledger, in_progress = registry.ledger.totals, registry.in_progress()
+        running = {name: in_progress.get(totals, 0) for name, totals in ledger.items()}
+        return {
             "deliveries_accepted_total": {(name,): totals.accepted for name, totals in ledger.items()},
             "deliveries_expected_total": {(name,): totals.expected for name, totals in ledger.items()},
             "deliveries_written_total": {(name,): totals.written for name, totals in ledger.items()},
+            "deliveries_buffered": {(name,): totals.buffered for name, totals in ledger.items()},
+            "deliveries_in_progress": {(name,): running[name] for name in ledger},
             "deliveries_closed_total": {(name,): totals.closed for name, totals in ledger.items()},
+            "deliveries_unaccounted": {(name,): totals.unaccounted(running[name]) for name, totals in ledger.items()},
             "deliveries_dropped_total": {
                 (name, reason): count for name, totals in ledger.items() for reason, count in totals.dropped.items()
             },
-            "wire_refused_total": self._wire_refused,
-            "api_requests_total": self._api_requests,
+            "namespaces_overflow_total": {(): registry.ledger.overflow},
         }
 
 
@@ -107,8 +161,13 @@ def _numbers(metric: Metric, values: Values) -> metrics_core.Metric:
 
 
 def _histogram(metric: Metric, histogram: Histogram) -> metrics_core.Metric:
-    buckets = [("+Inf" if math.isinf(bound) else str(bound), count) for bound, count, _ in histogram.buckets()]
+    buckets = [_bucket(*bucket) for bucket in histogram.buckets()]
     return metrics_core.HistogramMetricFamily(metric.full_name(), metric.help, buckets=buckets, sum_value=histogram.sum)
+
+
+def _bucket(bound: float, count: int, exemplar: tuple[str, float, float] | None) -> tuple[Any, ...]:
+    found = () if exemplar is None else (Exemplar({"trace_id": exemplar[0]}, *exemplar[1:]),)
+    return ("+Inf" if math.isinf(bound) else str(bound), count, *found)
 
 
 def _tasks() -> int:

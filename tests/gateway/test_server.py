@@ -80,7 +80,7 @@ async def test_messages_go_to_the_others_and_with_echo_to_the_sender_too(framed:
     for client in (alice, bob, carol, other):
         await client.leave()
     assert server.registry.statistics() == (0, 0, 0, 0)
-    assert server.registry.ledger.totals["other"].unaccounted == 0
+    assert server.registry.ledger.totals["other"].unaccounted() == 0
     await server.stop()
 
 

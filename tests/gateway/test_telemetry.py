@@ -14,7 +14,9 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from starlette.applications import Starlette
 
+from gateway.app import create_app
 from gateway.hub import Hub
+from gateway.settings import Settings
 from gateway.registry import EVERYONE
 from gateway.telemetry import CATALOGUE, GatewayCollector, metrics_markdown, metrics_route, new_registry, tracer_provider
 from middleware.catalogue import CATALOGUE as LAYERS
@@ -134,7 +136,7 @@ def test_spans_reach_a_collector(collector: Any) -> None:
 
 def test_the_catalogue_is_what_is_collected() -> None:
     """Every metric has its values and no value is without its metric; the documents have both catalogues to the letter."""
-    collector = GatewayCollector(Hub())
+    collector = create_app(Settings()).collector
     assert set(collector.values()) == {metric.name for metric in CATALOGUE if metric.type != "histogram"}
     families = {family.name for family in collector.collect()}
     assert families == {metric.full_name().removesuffix("_total") for metric in CATALOGUE}

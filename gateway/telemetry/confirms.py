@@ -1,0 +1,136 @@
+"""``Confirms``: sampled deliveries that the client's WebSocket stack confirms.
+
+A ping right behind a message, and its pong: a client's stack reads frames in order, so the pong proves that it has read the
+message. It proves no more than that: not that the page or the app has looked at it.
+
+1. Every delivery is as likely to be sampled as any other (skips between samples are drawn from the geometric distribution).
+2. There are at most ``per_second`` samples a second, and one at a time per connection.
+3. A write to a thousand members costs a comparison. The shared frames stay shared; only a sampled member gets a ping of its own.
+4. Every sample ends as ``confirmed``, ``closed_before`` or ``timeout``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from middleware.close import Close
+
+from ..connection import Connection
+from ..envelope import Envelope
+from ..fan_out import FanOut
+from ..observer import Observer
+
+__all__ = ["RESULTS", "Confirms"]
+
+RESULTS = ("confirmed", "closed_before", "timeout")
+
+TICK_SECONDS = 1.0
+TIMEOUT_SECONDS = 10.0
+
+
+class Confirms(Observer):
+    """Samples deliveries and waits for their pongs.
+
+    Args:
+        per_second: how many at most; 0 samples none.
+        on_confirmed: told the seconds since the message was accepted for publishing, and its ``traceparent`` or ``""``.
+        timeout_seconds: how long a pong may take.
+    """
+
+    def __init__(
+        self,
+        *,
+        per_second: float = 0.0,
+        on_confirmed: Callable[[float, str], None] | None = None,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+    ) -> None:
+        self.per_second = per_second
+        self.results: Counter[str] = Counter(dict.fromkeys(RESULTS, 0))
+        self.on_result: Callable[[Connection, Envelope, str, float], None] | None = None
+        """Told of every sample: connection, envelope, result, seconds since it was accepted."""
+        self._on_confirmed = on_confirmed
+        self._timeout_seconds = timeout_seconds
+        self._skip = 0
+        self._share = 1.0
+        self._seen = 0
+        self._budget = max(1.0, per_second)
+        self._waiting: dict[Connection, tuple[Envelope, float]] = {}
+        """In the order in which they were sent, with the time at which each is given up."""
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def waiting(self) -> int:
+        """Samples under way."""
+        return len(self._waiting)
+
+    def reached(self, recipients: Sequence[Connection], fan_out: FanOut) -> None:
+        """Members were written to just now: what is sent to one of them next stands right behind."""
+        messages = len(fan_out.envelopes)
+        deliveries = len(recipients) * messages
+        self._seen += deliveries
+        if self._skip >= deliveries:
+            self._skip -= deliveries
+        else:
+            self._sample(recipients, fan_out, messages, deliveries)
+        if self._timer is None and self.per_second:
+            self._timer = asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
+
+    def _sample(self, recipients: Sequence[Connection], fan_out: FanOut, messages: int, deliveries: int) -> None:
+        while self._skip < deliveries and self._budget >= 1:
+            place, message = divmod(self._skip, messages)
+            self._ask(recipients[place], fan_out, message)
+            self._skip += 1 + self._draw()
+        self._skip = max(0, self._skip - deliveries)
+
+    def _draw(self) -> int:
+        """How many deliveries to leave out before the next one."""
+        if self._share >= 1:
+            return 0
+        return int(math.log(1.0 - random.random()) / math.log1p(-self._share))  # noqa: S311 - a sample, no secret
+
+    def _ask(self, member: Connection, fan_out: FanOut, message: int) -> None:
+        if not fan_out.has(member, message) or member in self._waiting:
+            return
+        envelope = fan_out.envelopes[message]
+        if member.confirm(lambda: self._confirmed(member)):
+            self._budget -= 1
+            self._waiting[member] = (envelope, asyncio.get_running_loop().time() + self._timeout_seconds)
+
+    def _confirmed(self, member: Connection) -> None:
+        self._finish(member, "confirmed")
+
+    def ended(self, connection: Connection, close: Close) -> None:
+        """A connection's end is decided."""
+        if connection in self._waiting:
+            self._finish(connection, "closed_before")
+
+    def _finish(self, member: Connection, result: str) -> None:
+        found = self._waiting.pop(member, None)
+        if found is None:  # it was given up before
+            return
+        envelope, _ = found
+        seconds = max(0.0, time.time() - envelope.published_at)  # another node's clock may be ahead
+        self.results[result] += 1
+        if result == "confirmed" and self._on_confirmed is not None:
+            self._on_confirmed(seconds, envelope.traceparent)
+        if self.on_result is not None:
+            self.on_result(member, envelope, result, seconds)
+
+    def _tick(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = None
+        for member, (_, give_up) in tuple(self._waiting.items()):
+            if give_up > loop.time():
+                break
+            self._finish(member, "timeout")
+        if self._seen or self._waiting:
+            self._timer = loop.call_later(TICK_SECONDS, self._tick)
+        self._budget = max(1.0, self.per_second * TICK_SECONDS)
+        self._share = min(1.0, self.per_second * TICK_SECONDS / max(1, self._seen))
+        self._seen = 0
+        self._skip = self._draw()  # drawing again changes nothing: the distribution has no memory

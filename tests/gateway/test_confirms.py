@@ -1,0 +1,147 @@
+"""Delivery confirmations: sampled, bounded, and each with a result."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+
+import pytest
+
+from gateway.connection import Connection
+from gateway.hub import Hub
+from gateway.registry import EVERYONE
+from gateway.telemetry import confirms
+from gateway.telemetry.confirms import Confirms
+from middleware.close import FORBIDDEN
+from tests.gateway.connections import BufferingFrames, frame_connection
+
+
+async def room_of(count: int, sampler: Confirms) -> tuple[Hub, list[tuple[Connection, BufferingFrames]]]:
+    hub = Hub(node="n")
+    await hub.start()
+    hub.observers.add(sampler)
+    made = [frame_connection(id=hub.new_id()) for _ in range(count)]
+    for member, frames in made:
+        frames.reads = True
+        await hub.hold(("r", EVERYONE))
+        hub.enter(member, ("r", EVERYONE))
+    return hub, made
+
+
+async def test_a_pong_confirms_the_message_before_the_ping() -> None:
+    """The time counts from accepting the message for publishing; the trace comes along."""
+    seen: list[tuple[float, str]] = []
+    sampler = Confirms(per_second=1, on_confirmed=lambda seconds, trace: seen.append((seconds, trace)))
+    hub, [(_, frames)] = await room_of(1, sampler)
+    await hub.publish("r", "x", traceparent="00-" + "a" * 32 + "-" + "b" * 16 + "-01")
+    await asyncio.sleep(0)
+    assert (len(frames.pings), sampler.waiting) == (1, 1)
+    frames.pong()
+    assert (sampler.results["confirmed"], sampler.waiting) == (1, 0)
+    assert seen[0][0] >= 0
+    assert seen[0][1].startswith("00-aaaa")
+    await hub.stop()
+
+
+async def test_a_connection_that_ends_first_has_not_confirmed() -> None:
+    """Its sample ends at once, and only once."""
+    sampler = Confirms(per_second=1)
+    hub, [(_, frames)] = await room_of(1, sampler)
+    await hub.publish("r", "x")
+    await asyncio.sleep(0)
+    frames.finish(FORBIDDEN, "client")
+    assert sampler.results == Counter({"closed_before": 1, "confirmed": 0, "timeout": 0})
+    await hub.stop()
+
+
+async def test_a_pong_that_does_not_come_is_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pong after it counts for nothing."""
+    monkeypatch.setattr(confirms, "TICK_SECONDS", 0.002)
+    sampler = Confirms(per_second=1000, timeout_seconds=0.001)
+    hub, [(_, frames)] = await room_of(1, sampler)
+    await hub.publish("r", "x")
+    async with asyncio.timeout(5):
+        while not sampler.results["timeout"]:
+            await asyncio.sleep(0.001)
+    frames.pong()
+    assert (sampler.results["timeout"], sampler.results["confirmed"]) == (1, 0)
+    await hub.stop()
+
+
+async def test_there_is_a_budget_and_one_sample_at_a_time_per_connection() -> None:
+    """A flood costs no more pings than the budget of the second."""
+    sampler = Confirms(per_second=3)
+    hub, made = await room_of(10, sampler)
+    for _ in range(50):
+        await hub.publish("r", "x")
+        await asyncio.sleep(0)
+    assert sum(len(frames.pings) for _, frames in made) == 3
+    await hub.stop()
+    alone = Confirms(per_second=100)
+    hub, [(_, frames)] = await room_of(1, alone)
+    for _ in range(10):
+        await hub.publish("r", "x")
+        await asyncio.sleep(0)
+    assert (len(frames.pings), alone.waiting) == (1, 1)
+    await hub.stop()
+
+
+async def test_a_publisher_is_never_asked_about_its_own_message() -> None:
+    """It did not get it."""
+    sampler = Confirms(per_second=100)
+    hub, made = await room_of(2, sampler)
+    await hub.publish("r", "x", exclude=made[0][0])
+    await asyncio.sleep(0)
+    assert [len(frames.pings) for _, frames in made] == [0, 1]
+    await hub.stop()
+
+
+async def test_every_delivery_is_as_likely_to_be_asked_about_as_any_other() -> None:
+    """Big rooms and small ones, early and late members: their shares of the samples are their shares of the deliveries."""
+    random.seed(7)
+    sampler = Confirms(per_second=1e9)
+    hub, made = await room_of(20, sampler)
+    asked: Counter[str] = Counter()
+    sampler.on_result = lambda member, _envelope, _result, _seconds: asked.update([member.id])
+    sampler._share, sampler._skip = 0.05, 0
+    for _ in range(2000):
+        await hub.publish("r", "x")
+        await asyncio.sleep(0)
+        for _, frames in made:
+            if frames.pings:
+                frames.pong()
+    assert sum(asked.values()) == pytest.approx(2000 * 20 * 0.05, rel=0.15)
+    assert min(asked.values()) > 0.5 * 100
+    assert max(asked.values()) < 1.6 * 100
+    await hub.stop()
+
+
+async def test_the_share_follows_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a second at many deliveries few are asked about, and the timer rests when nothing is delivered."""
+    monkeypatch.setattr(confirms, "TICK_SECONDS", 0.005)
+    sampler = Confirms(per_second=1000)  # 5 per tick
+    hub, _ = await room_of(100, sampler)
+    for _ in range(50):
+        await hub.publish("r", "x")
+        await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        while sampler._share == 1.0:
+            await asyncio.sleep(0.001)
+    assert sampler._share <= 0.05
+    sampler._waiting.clear()
+    async with asyncio.timeout(5):
+        while sampler._timer is not None:
+            await asyncio.sleep(0.001)
+    await hub.stop()
+
+
+async def test_shared_frames_stay_shared() -> None:
+    """Whoever is asked has the same bytes as the others, and a ping of its own behind them."""
+    sampler = Confirms(per_second=1)
+    hub, made = await room_of(5, sampler)
+    await hub.publish("r", "x")
+    await asyncio.sleep(0)
+    assert len({id(frames.written[0]) for _, frames in made}) == 1
+    assert sum(len(frames.pings) for _, frames in made) == 1
+    await hub.stop()
