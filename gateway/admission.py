@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from middleware.asgi import CONNECTION_ID, SELF_CHECK, Receive, Scope, Send, user_id
@@ -29,15 +29,19 @@ class Admission:
         hub: where they go.
         validation: what they may say.
         outbox: bounds of what may wait for one of them.
+        on_started: called when the hub has been started.
     """
 
-    def __init__(self, hub: Hub, validation: Validation, outbox: OutletOptions) -> None:
+    def __init__(
+        self, hub: Hub, validation: Validation, outbox: OutletOptions, *, on_started: Callable[[], None] | None = None
+    ) -> None:
         self.draining = False
         self.retry_after_seconds = 1.0
         """``Retry-After`` of those who are refused while draining."""
         self._hub = hub
         self._validation = validation
         self._outbox = outbox
+        self._on_started = on_started
         self._starting = asyncio.Lock()
 
     async def start(self) -> None:
@@ -45,6 +49,8 @@ class Admission:
         if not self._hub.started:
             async with self._starting:
                 await self._hub.start()
+                if self._on_started is not None:
+                    self._on_started()
 
     async def hold_rooms(self, scope: Scope, room: str, *, user: str | None = None) -> tuple[str, ...]:
         """The rooms a new connection will be in, held for it: to be entered or released.

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from middleware.close import NAMED, SLOW_CONSUMER, Close
 from middleware.close import OTHER as OTHER_CLOSE
 
-from .broker import Broker, MemoryBroker, Subscriptions
+from .broker import Broker, Deliver, MemoryBroker, Subscriptions
 from .connection import Connection
 from .envelope import Envelope
 from .errors import BrokerUnavailable, ConnectionClosed
@@ -77,6 +77,7 @@ class Hub:
         )
         self.observers = self.registry.observers
         self.started = False
+        self._listeners: dict[str, Deliver] = {}
         self._opened = 0
         self._closed: Counter[tuple[str, str]] = Counter()
         self._refused_by_broker = 0
@@ -88,8 +89,13 @@ class Hub:
         """Start the broker and listen for what is addressed to this node and to everyone. Raises ``BrokerUnavailable``."""
         if not self.started:
             await self.broker.start(self._deliver)
-            await self.hold((node_room(self.node), EVERYONE))
+            await self.hold(dict.fromkeys((node_room(self.node), EVERYONE, *self._listeners)))
             self.started = True
+
+    def listen(self, room: str, listener: Deliver) -> None:
+        """Call ``listener`` with what comes to a room of the gateway's own, for no connection. To be said before ``start``."""
+        assert not self.started, "rooms are subscribed to when the hub starts"
+        self._listeners[room] = listener
 
     async def stop(self) -> None:
         """Close the broker; connections are closed by ``drain`` before."""
@@ -258,6 +264,9 @@ class Hub:
             return
         room = self.registry.rooms.get(envelope.room)
         if room is None:
+            listener = self._listeners.get(envelope.room)
+            if listener is not None:
+                listener(envelope)
             return
         if envelope.close is None:
             room.publish(envelope, self.registry.get(envelope.exclude) if envelope.exclude else None)

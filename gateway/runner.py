@@ -16,31 +16,39 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import gc
-import resource
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 import uvicorn
 
 from .app import Gateway, create_app
 from .errors import BrokerUnavailable, StartupError
+from .listening import address_of, bind, check_descriptors, greeting
 from .settings import Settings, SettingsError, check_exposure
 from .wire import WireOptions, http_protocol, wire_protocol
 
-__all__ = ["GatewayServer", "serve"]
+__all__ = ["GatewayServer", "Place", "cannot_start", "run", "serve"]
 
 log = structlog.get_logger("tidegate.runner")
 
 _TICK_SECONDS = 0.05
-_SPARE_DESCRIPTORS = 128
-"""Descriptors beside the clients': listeners, broker, exporters, and some to look around with."""
+
+
+class Place(NamedTuple):
+    """A worker's place among those of one supervisor (``workers``)."""
+
+    number: int
+    node: str
+    lifeline: int
+    """A descriptor that the supervisor holds the other end of: it ends when the supervisor does."""
+    on_serving: Callable[[], None]
 
 
 def serve(settings: Settings) -> int:
@@ -53,17 +61,27 @@ def serve(settings: Settings) -> int:
             bind(settings.ops_host, settings.ops_port, "TIDEGATE_OPS_PORT"),
         )
         gateway = create_app(settings)
-    except SettingsError as error:
-        print(f"These settings cannot work:\n\n{error}", file=sys.stderr)  # noqa: T201 - a table for people
-        return 2
-    except StartupError as error:
-        log.error("cannot start", reason=str(error))
-        return 1
-    server = GatewayServer(gateway, ops)
+    except (SettingsError, StartupError) as error:
+        return cannot_start(error)
+    return run(gateway, public, ops)
+
+
+def run(gateway: Gateway, public: socket.socket, ops: socket.socket, place: Place | None = None) -> int:
+    """Serve on two bound sockets until a signal; returns the exit code: 0 after a clean drain, 1 when it could not start."""
+    server = GatewayServer(gateway, ops, place)
     _calm_collector()
     with contextlib.suppress(KeyboardInterrupt):
         server.run(sockets=[public])
     return 0 if server.started else 1
+
+
+def cannot_start(error: SettingsError | StartupError) -> int:
+    """Say so; returns the exit code."""
+    if isinstance(error, SettingsError):
+        print(f"These settings cannot work:\n\n{error}", file=sys.stderr)  # noqa: T201 - a table for people
+        return 2
+    log.error("cannot start", reason=str(error))
+    return 1
 
 
 def _calm_collector() -> None:
@@ -75,35 +93,6 @@ def _calm_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
-
-
-def bind(host: str, port: int, setting: str) -> socket.socket:
-    """A listening socket. Raises ``StartupError`` with a sentence when the address cannot be had."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host.strip("[]"), port))
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise StartupError(f"port {port} on {host} is in use by another process; choose another with {setting}") from None
-        raise StartupError(f"cannot listen on {host}:{port} ({setting}): {error.strerror or error}") from None
-    listener.setblocking(False)
-    return listener
-
-
-def check_descriptors(connections: int | None) -> None:
-    """Raise the soft limit of open files as far as it goes; warn when the connection limit does not fit below it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = (connections or 0) + _SPARE_DESCRIPTORS
-    if soft < needed and hard != soft:
-        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    if connections is not None and soft < needed:
-        fits = max(1, soft - _SPARE_DESCRIPTORS)
-        hint = f"raise it (ulimit -n {needed}, LimitNOFILE=) or set TIDEGATE_CONNECTION_LIMIT__TOTAL={fits}"
-        log.warning("the open-files limit is below the connection limit", open_files=soft, connection_limit=connections, hint=hint)
 
 
 def wire_options(settings: Settings, gateway: Gateway) -> WireOptions:
@@ -135,21 +124,29 @@ class GatewayServer(uvicorn.Server):
     Args:
         gateway: what is served.
         ops: the bound socket of the ops listener; the public one is given to ``run``.
+        place: among the workers of a supervisor, when there is one.
+
+    A worker takes SIGTERM as often as it is sent, as service managers signal it beside its supervisor, who says with SIGQUIT that
+    it is to end at once.
     """
 
-    def __init__(self, gateway: Gateway, ops: socket.socket) -> None:
+    def __init__(self, gateway: Gateway, ops: socket.socket, place: Place | None = None) -> None:
         options = wire_options(gateway.settings, gateway)
         websocket = wire_protocol(options)
         super().__init__(_config(gateway.settings, gateway, ws=websocket, http=http_protocol(options, websocket)))
         self._gateway = gateway
         self._ops_socket = ops
+        self._place = place
         # Its own class counts on its own: a flood of half-open handshakes on the public listener starves no probe.
         self._ops_config = _config(gateway.settings, gateway.ops, ws="none", http=http_protocol(options))
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Open the ops listener first: who watches sees a gateway that is starting."""
+        loop = asyncio.get_running_loop()
+        if self._place is not None:
+            loop.add_reader(self._place.lifeline, self._left_alone)
         self._ops_config.load()
-        ops = await asyncio.get_running_loop().create_server(self._ops_protocol, sock=self._ops_socket, backlog=128)
+        ops = await loop.create_server(self._ops_protocol, sock=self._ops_socket, backlog=128)
         try:
             await self._gateway.start()
         except BrokerUnavailable as error:
@@ -174,6 +171,8 @@ class GatewayServer(uvicorn.Server):
         log.info(
             "draining", connections=len(server.registry), delay_seconds=drain.delay_seconds, period_seconds=drain.period_seconds
         )
+        given = drain.delay_seconds + drain.period_seconds + drain.abort_after_seconds
+        self._gateway.collector.drain_deadline = time.monotonic() + given
         await self._pause(drain.delay_seconds)
         server.admission.retry_after_seconds = max(1.0, drain.period_seconds / 2)
         closing = asyncio.ensure_future(server.drain(period_seconds=drain.period_seconds, on_progress=self._on_progress))
@@ -204,15 +203,22 @@ class GatewayServer(uvicorn.Server):
         return left
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal drains, the second ends at once."""
-        if self.should_exit:
+        """The first signal drains, the second ends at once; a worker is told so with SIGQUIT."""
+        if sig == signal.SIGQUIT or (self.should_exit and self._place is None):
             self.force_exit = True
+        self.should_exit = True
+
+    def _left_alone(self) -> None:
+        """The supervisor is gone: nobody would restart this worker, and its port is to be free for the next supervisor."""
+        assert self._place is not None, "only a worker has a lifeline"
+        asyncio.get_running_loop().remove_reader(self._place.lifeline)
+        log.warning("the supervisor is gone")
         self.should_exit = True
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """As uvicorn's, but a drain that a signal asked for is a success: the signal is not raised again."""
-        signals = (signal.SIGINT, signal.SIGTERM)
+        signals = (signal.SIGINT, signal.SIGTERM) if self._place is None else (signal.SIGQUIT, signal.SIGTERM)
         before = {sig: signal.signal(sig, self.handle_exit) for sig in signals}
         try:
             yield
@@ -226,29 +232,12 @@ class GatewayServer(uvicorn.Server):
         return protocol
 
     def _say_hello(self, sockets: list[socket.socket]) -> None:
-        public, ops = (_address(listener) for listener in (sockets[0], self._ops_socket))
+        public, ops = address_of(sockets[0]), address_of(self._ops_socket)
         log.info("serving", public=f"http://{public}", ops=f"http://{ops}", node=self._gateway.server.hub.node)
-        print(_greeting(public, ops, self._gateway.settings), flush=True)  # noqa: T201 - for people
-
-
-def _greeting(public: str, ops: str, settings: Settings) -> str:
-    """Both addresses and what to try; on standard output, so that a script can read the ports it got."""
-    publish = (
-        'curl -H "Authorization: Bearer $TIDEGATE_API_KEY" -H "Content-Type: text/plain" '
-        f"-d hello http://{ops}/api/rooms/lobby/messages"
-        if settings.api_key
-        else f"# publishing over HTTP needs a key: TIDEGATE_API_KEY=… tidegate serve, then POST http://{ops}/api/rooms/lobby/messages"
-    )
-    join = f"python -m websockets ws://{public}/ws/lobby"
-    if settings.auth.mode == "jwt":
-        join = f'tidegate listen lobby --url ws://{public} --token "$(tidegate token --user ann)"'
-    return f"""
-Tidegate serves WebSockets at ws://{public}/ws/{{room}}, operations at http://{ops}.
-Try it:
-  {join}
-  {publish}
-  curl http://{ops}/metrics
-"""
+        if self._place is None:
+            print(greeting(public, (ops,), self._gateway.settings), flush=True)  # noqa: T201 - for people
+        else:
+            self._place.on_serving()
 
 
 def _config(settings: Settings, app: Any, **options: Any) -> uvicorn.Config:
@@ -268,8 +257,3 @@ def _config(settings: Settings, app: Any, **options: Any) -> uvicorn.Config:
             **options,
         },
     )
-
-
-def _address(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

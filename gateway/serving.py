@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from middleware.close import GOING_AWAY, INTERNAL_ERROR, NORMAL, RESTARTING, Close
 
 from .admission import Admission
+from .cluster import Cluster
 from .connection import Connection
 from .hub import Hub
 from .outlet import OutletOptions
@@ -26,14 +27,16 @@ class Serving:
         self.hub = hub
         self.registry: ConnectionRegistry = hub.registry
         self.validation = validation
-        self.admission = Admission(hub, validation, outbox)
+        self.cluster = Cluster(hub)
+        self.admission = Admission(hub, validation, outbox, on_started=self.cluster.start)
 
     async def start(self) -> None:
         """Start the broker; done by itself at the first connection. Raises ``BrokerUnavailable``."""
         await self.admission.start()
 
     async def stop(self) -> None:
-        """Stop the broker. Connections are to be drained before."""
+        """Say goodbye to the other nodes and stop the broker. Connections are to be drained before."""
+        await self.cluster.stop()
         await self.hub.stop()
 
     async def drain(
@@ -44,6 +47,7 @@ class Serving:
         They are closed in random order, evenly and with jitter over ``period_seconds``: those who come back come spread out.
         """
         self.admission.draining = True
+        self.cluster.drain()
         waiting = list(self.registry.connections.values())
         random.shuffle(waiting)
         total, loop = len(waiting), asyncio.get_running_loop()

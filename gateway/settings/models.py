@@ -61,6 +61,8 @@ __all__ = [
 ]
 
 BROKER_SCHEMES = ("memory", "redis", "rediss", "redis+cluster", "nats", "tls")
+MOST_WORKERS = 64
+LARGEST_PORT = 65_535
 SHORTEST_EXPOSED_API_KEY = 16
 
 
@@ -119,6 +121,8 @@ class Settings(BaseSettings):
     """Address of the ops listener: health, metrics, API."""
     ops_port: Port = 9000
     """Port of the ops listener; 0 takes a free one."""
+    workers: Annotated[int, Field(ge=1, le=MOST_WORKERS)] = 1
+    """Processes that share the public port, each a node with its own ops port (``ops_port`` and those after it) and limits."""
     broker: Annotated[str, Takes("URL")] = Field(default="memory://", repr=False)
     """Carries messages between nodes. This version has ``memory://``: one node, no other service."""
     api_key: SecretStr | None = None
@@ -212,6 +216,7 @@ class Settings(BaseSettings):
 def cross_checks(settings: Settings) -> Iterator[Problem]:
     """What is wrong between fields that are each right."""
     yield from _check_listeners(settings)
+    yield from _check_workers(settings)
     yield from _check_auth(settings.auth)
     limit, keepalive, drain = settings.connection_limit, settings.keepalive, settings.drain
     if limit.waiting and limit.total is None:
@@ -235,11 +240,26 @@ def cross_checks(settings: Settings) -> Iterator[Problem]:
 
 def _check_listeners(settings: Settings) -> Iterator[Problem]:
     wildcard = {"0.0.0.0", "::"}  # noqa: S104 - compared with, not bound to
-    hosts = {settings.host, settings.ops_host}
-    if settings.port == settings.ops_port != 0 and (len(hosts) == 1 or hosts & wildcard):
+    hosts, first, last = {settings.host, settings.ops_host}, settings.ops_port, settings.ops_port + settings.workers - 1
+    if first and first <= settings.port <= last and (len(hosts) == 1 or hosts & wildcard):
+        given = str(first) if first == last else f"{first} to {last}"
         yield Problem(
-            env_name("ops_port"), str(settings.ops_port), "the public listener has this port",
+            env_name("ops_port"), given, "the public listener has this port",
             f"another port; metrics and the API are never on the public one ({env_name('port')})",
+        )  # fmt: skip
+    if first and last > LARGEST_PORT:
+        yield Problem(
+            env_name("ops_port"), str(first), f"{settings.workers} workers would need ports up to {last}",
+            f"at most {LARGEST_PORT - settings.workers + 1}: each worker has its own ops port",
+        )  # fmt: skip
+
+
+def _check_workers(settings: Settings) -> Iterator[Problem]:
+    if settings.workers > 1 and settings.broker.startswith("memory:"):
+        yield Problem(
+            env_name("workers"), str(settings.workers),
+            "the memory broker carries nothing from one process to another, so that members of a room would not hear each other",
+            f"a broker that does: {env_name('broker')}=redis://… or nats://…; or one worker",
         )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ __all__ = ["Loaded", "load_settings"]
 
 LONGEST_FILE_BYTES = 1 << 20
 LONGEST_SHOWN = 40
-SERVE_OPTIONS = ("host", "port", "ops_host", "ops_port", "broker", "log_level", "log_format")
+SERVE_OPTIONS = ("host", "port", "ops_host", "ops_port", "workers", "broker", "log_level", "log_format")
 """Settings that ``tidegate serve`` has an option of its own for."""
 
 

@@ -1,0 +1,81 @@
+"""Where the gateway listens: sockets, addresses, descriptors, and what is said about them when it serves."""
+
+from __future__ import annotations
+
+import errno
+import resource
+import socket
+from collections.abc import Sequence
+
+import structlog
+
+from .errors import StartupError
+from .settings import Settings
+
+__all__ = ["address_of", "bind", "check_descriptors", "greeting"]
+
+log = structlog.get_logger("tidegate.runner")
+
+_SPARE_DESCRIPTORS = 128
+"""Descriptors beside the clients': listeners, broker, exporters, and some to look around with."""
+
+
+def bind(host: str, port: int, setting: str, *, shared: bool = False) -> socket.socket:
+    """A bound socket that does not listen yet; ``shared`` ones may be bound to one port by several processes of a user.
+
+    Raises ``StartupError`` with a sentence when the address cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.bind((host.strip("[]"), port))
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise StartupError(f"port {port} on {host} is in use by another process; choose another with {setting}") from None
+        raise StartupError(f"cannot listen on {host}:{port} ({setting}): {error.strerror or error}") from None
+    listener.setblocking(False)
+    return listener
+
+
+def check_descriptors(connections: int | None) -> None:
+    """Raise the soft limit of open files as far as it goes; warn when the connection limit does not fit below it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = (connections or 0) + _SPARE_DESCRIPTORS
+    if soft < needed and hard != soft:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if connections is not None and soft < needed:
+        fits = max(1, soft - _SPARE_DESCRIPTORS)
+        hint = f"raise it (ulimit -n {needed}, LimitNOFILE=) or set TIDEGATE_CONNECTION_LIMIT__TOTAL={fits}"
+        log.warning("the open-files limit is below the connection limit", open_files=soft, connection_limit=connections, hint=hint)
+
+
+def address_of(listener: socket.socket) -> str:
+    """``host:port`` that it is bound to."""
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def greeting(public: str, ops: Sequence[str], settings: Settings) -> str:
+    """All addresses and what to try; on standard output, so that a script can read the ports it got."""
+    publish = (
+        'curl -H "Authorization: Bearer $TIDEGATE_API_KEY" -H "Content-Type: text/plain" '
+        f"-d hello http://{ops[0]}/api/rooms/lobby/messages"
+        if settings.api_key
+        else f"# publishing over HTTP needs a key: TIDEGATE_API_KEY=… tidegate serve, then POST http://{ops[0]}/api/rooms/lobby/messages"
+    )
+    join = f"python -m websockets ws://{public}/ws/lobby"
+    if settings.auth.mode == "jwt":
+        join = f'tidegate listen lobby --url ws://{public} --token "$(tidegate token --user ann)"'
+    workers = f" with {len(ops)} workers" if len(ops) > 1 else ""
+    return f"""
+Tidegate serves WebSockets at ws://{public}/ws/{{room}}{workers}, operations at {", ".join(f"http://{one}" for one in ops)}.
+Try it:
+  {join}
+  {publish}
+  curl http://{ops[0]}/metrics
+"""

@@ -1,0 +1,81 @@
+"""Brokers of several nodes in one process, for tests of what nodes do together: an engine that is a dictionary.
+
+What is published travels as bytes and arrives in a later turn of the loop, at the publisher too, as it does with a real engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from gateway.broker import Deliver, Position
+from gateway.envelope import Envelope
+from gateway.errors import BrokerUnavailable
+
+__all__ = ["Engine", "LinkedBroker"]
+
+
+class Engine:
+    """What the brokers are connected to; ``down`` makes it unavailable for all of them."""
+
+    def __init__(self) -> None:
+        self.brokers: list[LinkedBroker] = []
+        self.down = False
+        self.published: list[Envelope] = []
+
+    def broker(self) -> LinkedBroker:
+        """A broker for one more node."""
+        self.brokers.append(LinkedBroker(self))
+        return self.brokers[-1]
+
+    def take(self, envelope: Envelope) -> None:
+        """Carry it to everybody who listens."""
+        if self.down:
+            raise BrokerUnavailable("the engine is down")
+        self.published.append(envelope)
+        data, loop = envelope.encode(), asyncio.get_running_loop()
+        for broker in self.brokers:
+            if envelope.room in broker.rooms:
+                loop.call_soon(broker.arrived, data)
+
+
+class LinkedBroker:
+    """One node's broker; ``cut`` makes it hear nothing, as if its process had stopped."""
+
+    local = False
+
+    def __init__(self, engine: Engine) -> None:
+        self.rooms: set[str] = set()
+        self.cut = False
+        self._engine = engine
+        self._deliver: Deliver | None = None
+
+    async def start(self, deliver: Deliver) -> None:
+        self._deliver = deliver
+
+    def post(self, envelope: Envelope) -> None:
+        if self._deliver is None:
+            raise BrokerUnavailable("the broker is not started")
+        if not self.cut:
+            self._engine.take(envelope)
+
+    async def publish(self, envelope: Envelope) -> Position | None:
+        self.post(envelope)
+        return None
+
+    async def subscribe(self, room: str) -> None:
+        self.rooms.add(room)
+
+    async def unsubscribe(self, room: str) -> None:
+        self.rooms.discard(room)
+
+    async def check(self) -> None:
+        if self._engine.down:
+            raise BrokerUnavailable("the engine is down")
+
+    async def close(self) -> None:
+        self._deliver = None
+        self.rooms.clear()
+
+    def arrived(self, data: bytes) -> None:
+        if self._deliver is not None and not self.cut:
+            self._deliver(Envelope.decode(data))
