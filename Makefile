@@ -13,7 +13,7 @@ TEST_PROCESSES ?= 2
 DIST ?= dist
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format bench bench-quick conformance image image-test requirements dist clean
+.PHONY: help serve test lint format bench bench-quick conformance dashboards image image-test requirements dist clean
 
 help: ## Show this
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ tables: $(VENV)/.installed ## Write the tables of settings and metrics in docs/ 
 
 conformance: $(VENV)/.installed-test ## All Autobahn cases against the wire (about eight minutes)
 	$(BIN)/python -m tests.conformance.run $(ARGS)
+
+dashboards: $(VENV)/.installed-dashboards ## Write dashboards and recording rules anew, and the chart's copies of them
+	$(BIN)/python -m dashboards.build $(ARGS)
 
 dist: $(BIN)/uv ## Build sdist and wheel into dist/ (DIST=elsewhere), and check their metadata
 	rm -f "$(DIST)"/tidegate-*.whl "$(DIST)"/tidegate-*.tar.gz
@@ -90,6 +93,10 @@ $(VENV)/.installed-test: $(VENV)/.installed
 
 $(VENV)/.installed-bench: $(VENV)/.installed
 	$(INSTALL) --group bench
+	@touch $@
+
+$(VENV)/.installed-dashboards: $(VENV)/.installed
+	$(INSTALL) --group dashboards
 	@touch $@
 
 $(VENV)/.installed-lint: $(VENV)/.installed
