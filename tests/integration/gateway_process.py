@@ -18,7 +18,7 @@ from typing import Any
 import websockets
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-__all__ = ["API_KEY", "GatewayProcess", "hear", "running", "silence"]
+__all__ = ["API_KEY", "GatewayAt", "GatewayProcess", "hear", "running", "silence"]
 
 API_KEY = "integration-test-key"
 _DEFAULTS = {
@@ -50,42 +50,12 @@ async def silence(client: Any) -> bool:
     return False
 
 
-class GatewayProcess:
-    """One running gateway."""
+class GatewayAt:
+    """A gateway at the two addresses (``host:port``) of its listeners, however it runs."""
 
-    def __init__(self, process: asyncio.subprocess.Process, *, log_is_json: bool = True) -> None:
-        self.process = process
-        self._log_is_json = log_is_json
-        self.public = self.ops = ""
-        self.log: list[dict[str, Any]] = []
-        self.log_lines: list[bytes] = []
-        """The log as it was written; ``log`` has what of it is JSON."""
-        self._readers: list[asyncio.Task[None]] = []
-
-    @property
-    def pid(self) -> int:
-        return self.process.pid
-
-    async def wait_until_ready(self) -> None:
-        """Read the greeting, then go on reading the log."""
-        assert self.process.stdout is not None
-        greeting = ""
-        async with asyncio.timeout(30):
-            while "/metrics" not in greeting:
-                line = await self.process.stdout.readline()
-                assert line, f"the gateway ended with {await self.process.wait()}: {self.log}"
-                greeting += line.decode()
-        self.public, self.ops = re.findall(r"WebSockets at ws://([^/]+)/.* operations at http://(\S+?)\.\n", greeting)[0]
-
-    def read_log(self) -> None:
-        async def read() -> None:
-            assert self.process.stderr is not None
-            async for line in self.process.stderr:
-                self.log_lines.append(line)
-                if self._log_is_json:
-                    self.log.append(json.loads(line))
-
-        self._readers.append(asyncio.create_task(read()))
+    def __init__(self, public: str = "", ops: str = "") -> None:
+        self.public = public
+        self.ops = ops
 
     def url(self, room: str, query: str = "") -> str:
         return f"ws://{self.public}/ws/{room}{query}"
@@ -117,6 +87,44 @@ class GatewayProcess:
             one for family in families for one in family.samples if one.name == sample and labels.items() <= one.labels.items()
         ]
         return sum(one.value for one in found)
+
+
+class GatewayProcess(GatewayAt):
+    """One running gateway."""
+
+    def __init__(self, process: asyncio.subprocess.Process, *, log_is_json: bool = True) -> None:
+        super().__init__()
+        self.process = process
+        self._log_is_json = log_is_json
+        self.log: list[dict[str, Any]] = []
+        self.log_lines: list[bytes] = []
+        """The log as it was written; ``log`` has what of it is JSON."""
+        self._readers: list[asyncio.Task[None]] = []
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    async def wait_until_ready(self) -> None:
+        """Read the greeting, then go on reading the log."""
+        assert self.process.stdout is not None
+        greeting = ""
+        async with asyncio.timeout(30):
+            while "/metrics" not in greeting:
+                line = await self.process.stdout.readline()
+                assert line, f"the gateway ended with {await self.process.wait()}: {self.log}"
+                greeting += line.decode()
+        self.public, self.ops = re.findall(r"WebSockets at ws://([^/]+)/.* operations at http://(\S+?)\.\n", greeting)[0]
+
+    def read_log(self) -> None:
+        async def read() -> None:
+            assert self.process.stderr is not None
+            async for line in self.process.stderr:
+                self.log_lines.append(line)
+                if self._log_is_json:
+                    self.log.append(json.loads(line))
+
+        self._readers.append(asyncio.create_task(read()))
 
     def descriptors(self) -> int:
         """Open file descriptors of the process."""
