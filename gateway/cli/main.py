@@ -13,12 +13,15 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..version import __version__
 from .options import EXIT_WRONG, load, plainly, setting_options
+
+if TYPE_CHECKING:
+    from ..settings import Settings
 
 __all__ = ["main"]
 
@@ -68,6 +71,7 @@ def main() -> None:
 @click.option("--port", metavar="NUMBER", help="Port of the public listener.  [default: 8000]")
 @click.option("--ops-host", metavar="ADDRESS", help="Address of the ops listener: health, metrics, API.  [default: 127.0.0.1]")
 @click.option("--ops-port", metavar="NUMBER", help="Port of the ops listener.  [default: 9000]")
+@click.option("--workers", metavar="NUMBER", help="Processes that share the public port, each with an ops port.  [default: 1]")
 @click.option("--broker", metavar="URL", help="What carries messages between nodes.  [default: memory://]")
 @click.option("--log-level", metavar="LEVEL", help="debug, info, warning or error.  [default: info]")
 @click.option("--log-format", metavar="FORMAT", help="json, console or auto.  [default: auto]")
@@ -81,6 +85,7 @@ def serve(config: Path | None, assignments: dict[str, str], **options: str | Non
       tidegate serve --port 8080 --set rate_limit.messages_per_second=off
       TIDEGATE_API_KEY=$(openssl rand -hex 24) tidegate serve --config gateway.toml
       TIDEGATE_AUTH__MODE=none tidegate serve --host 0.0.0.0       (anybody may connect)
+      tidegate serve --workers 4 --broker redis://127.0.0.1:6379
     """
     with plainly():
         loaded = load(config, assignments, **options)
@@ -88,9 +93,17 @@ def serve(config: Path | None, assignments: dict[str, str], **options: str | Non
 
         configure_logging(loaded.settings.log_level, loaded.settings.log_format)
         _warn(loaded.warnings)
-        from ..runner import serve as run
+        sys.exit(_run(loaded.settings))
 
-        sys.exit(run(loaded.settings))
+
+def _run(settings: Settings) -> int:
+    if settings.workers > 1:
+        from ..workers import supervise
+
+        return supervise(settings)
+    from ..runner import serve as run
+
+    return run(settings)
 
 
 def _warn(warnings: tuple[str, ...]) -> None:
