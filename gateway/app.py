@@ -5,13 +5,14 @@
     app = create_app(Settings(), handler=my_handler)
 
 ``app`` is the public ASGI app (``/ws/{room}``, ``/healthz``, ``/readyz``, ``/dictionaries/{id}``); ``app.ops`` is the one
-for the ops listener (health with details, ``/metrics``, ``/api/…``) and must not be reachable for the public.
+for the ops listener (health with details, ``/metrics``, ``/console``, ``/api/…``) and must not be reachable for the public.
 """
 
 from __future__ import annotations
 
 import asyncio
 from typing import Any
+from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
@@ -34,6 +35,7 @@ from middleware.dictionaries import Dictionary, DictionaryApp, load_dictionaries
 
 from .api import api_routes
 from .broker import Broker, open_broker
+from .console import Feed, Sources, Statistics, console_routes
 from .health import Health, WebSocketSelfCheck, health_routes
 from .outlet import OutletOptions
 from .server import Handler, WebSocketServer
@@ -86,6 +88,7 @@ class Gateway:
                 Mount("/dictionaries", DictionaryApp(dictionaries)),
             ],
         )
+        self.feed = _feed(self)
         self.ops = Starlette(routes=_ops_routes(self))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -237,13 +240,30 @@ def _health(server: WebSocketServer, sockets: ASGIApp, collector: GatewayCollect
     return health
 
 
+def _feed(gateway: Gateway) -> Feed:
+    """The figures for the console; over when a drain has nobody left to see off."""
+    settings, server = gateway.settings, gateway.server
+    sources = Sources(
+        server=server,
+        health=gateway.health,
+        scrape=gateway.metrics_registry.collect,
+        version=__version__,
+        broker=urlsplit(settings.broker).scheme,
+        connection_limit=settings.connection_limit.total,
+        api_key_set=settings.api_key is not None,
+    )
+    return Feed(Statistics(sources), is_over=lambda: server.admission.draining and not server.registry.connections)
+
+
 def _ops_routes(gateway: Gateway) -> list[BaseRoute]:
     settings = gateway.settings
     return [
         *health_routes(gateway.health, details=True),
         metrics_route(gateway.metrics_registry),
+        *console_routes(),
         *api_routes(
             gateway.server,
+            feed=gateway.feed,
             api_key=settings.api_key.get_secret_value() if settings.api_key else None,
             max_body_bytes=settings.message.max_bytes,
             version=__version__,

@@ -23,11 +23,13 @@ __all__ = ["Inspecting"]
 class Inspecting:
     """The operations that look and close."""
 
-    def __init__(self, server: WebSocketServer, version: str, broker_timeout_seconds: float) -> None:
+    def __init__(
+        self, server: WebSocketServer, version: str, broker_timeout_seconds: float, *, has_statistics: bool = False
+    ) -> None:
         self._server = server
         self._broker_timeout_seconds = broker_timeout_seconds
         self._version = version
-        self._description = msgspec.json.encode(openapi_document(version))
+        self._description = msgspec.json.encode(openapi_document(version, has_statistics=has_statistics))
         self._started_at = time.monotonic()
 
     async def openapi(self, request: Request) -> Response:
@@ -66,7 +68,9 @@ class Inspecting:
         name, page = check_room(name_of(request.path_params["room"])), page_of(request.query_params)
         members = self._server.registry.members(name)
         ids, more = _select((member.id for member in members), page)
-        return json_response({"name": name, "members": len(members), "connections": ids, "next": more})
+        room = self._server.registry.rooms.get(name)
+        messages = room.statistics().messages if room is not None else 0
+        return json_response({"name": name, "members": len(members), "messages": messages, "connections": ids, "next": more})
 
     async def connection(self, request: Request) -> Response:
         connection = self._server.registry.get(name_of(request.path_params["id"]))

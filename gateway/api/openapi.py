@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..console.figures import schemas as statistics_schemas
+from .events import EVENT_STREAM
 from .openapi_schemas import PARAMETERS, SCHEMAS
 from .problems import PROBLEM_JSON
 
@@ -28,12 +30,14 @@ _ALWAYS = ("401", "403", "405", "500")
 _PUBLISHING = ("400", "408", "413", "415", "422", "503")
 
 
-def openapi_document(version: str) -> Json:
+def openapi_document(version: str, *, has_statistics: bool = True) -> Json:
     """The description.
 
     Args:
         version: of the gateway.
+        has_statistics: whether there are the process' figures, too.
     """
+    statistics = _statistics_paths() if has_statistics else {}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -51,12 +55,12 @@ def openapi_document(version: str) -> Json:
             {"name": "inspect", "description": "Look at this node."},
             {"name": "close", "description": "End connections."},
         ],
-        "paths": {**_publish_paths(), **_room_paths(), **_connection_paths(), **_other_paths()},
+        "paths": {**_publish_paths(), **_room_paths(), **_connection_paths(), **statistics, **_other_paths()},
         "components": {
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "The value of TIDEGATE_API_KEY."}},
             "parameters": PARAMETERS,
             "responses": {name: _problem_answer(status, text) for status, (name, text) in _ERRORS.items()},
-            "schemas": SCHEMAS,
+            "schemas": {**SCHEMAS, **(statistics_schemas() if has_statistics else {})},
         },
     }
 
@@ -122,6 +126,45 @@ def _room_paths() -> Json:
                 "parameters": [_ref("parameters", "limit"), _ref("parameters", "after")],
                 "responses": {"200": _answer("The room and a page of its members.", "Room"), **_errors("400")},
             },
+        },
+        "/api/rooms/{room}/stream": {
+            "parameters": [_ref("parameters", "room")],
+            "get": {
+                "operationId": "room_stream",
+                "summary": "What is said in a room, as server-sent events.",
+                "description": "The listener is a member of the room. Events: `joined` with its connection's id, `message` with"
+                " `text` or `base64`, `closed` with code and reason at the end.",
+                "tags": ["inspect"],
+                "responses": {"200": _events("It goes on until one side ends it.", {"type": "object"}), **_errors("400", "503")},
+            },
+        },
+    }
+
+
+def _statistics_paths() -> Json:
+    snapshot = {"security": [{"key": []}, {}], "tags": ["inspect"]}
+    note = "Needs no key while none is set; then only for who asks by address (`127.0.0.1`, `localhost`)."
+    return {
+        "/api/stats": {
+            "get": {
+                "operationId": "stats",
+                "summary": "The process' own figures, with rates over the last second.",
+                "description": note,
+                **snapshot,
+                "responses": {"200": _answer("The figures.", "StatisticsSnapshot"), **_errors("503")},
+            }
+        },
+        "/api/stats/stream": {
+            "get": {
+                "operationId": "stats_stream",
+                "summary": "The process' own figures every second, as server-sent events.",
+                "description": note,
+                **snapshot,
+                "responses": {
+                    "200": _events("One snapshot per event.", _ref("schemas", "StatisticsSnapshot")),
+                    **_errors("503"),
+                },
+            }
         },
     }
 
@@ -189,6 +232,11 @@ def _ref(kind: str, name: str) -> Json:
 
 def _answer(description: str, schema: str) -> Json:
     return {"description": description, "content": {"application/json": {"schema": _ref("schemas", schema)}}}
+
+
+def _events(description: str, schema: Json) -> Json:
+    """An answer that goes on; ``schema`` is that of one event's data."""
+    return {"description": description, "content": {EVENT_STREAM: {"schema": schema}}}
 
 
 def _errors(*statuses: str) -> Json:

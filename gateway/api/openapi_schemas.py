@@ -81,7 +81,15 @@ SCHEMAS: Json = {
         }
     ),
     "Rooms": _object({"rooms": _array(_object({"name": _TEXT, "members": _COUNT})), "total": _COUNT, "next": _NEXT}),
-    "Room": _object({"name": _TEXT, "members": _COUNT, "connections": _array(_TEXT), "next": _NEXT}),
+    "Room": _object(
+        {
+            "name": _TEXT,
+            "members": _COUNT,
+            "messages": {**_COUNT, "description": "Published to it on this node since its first member came."},
+            "connections": _array(_TEXT),
+            "next": _NEXT,
+        }
+    ),
     "Connection": _object(
         {
             "id": _TEXT,

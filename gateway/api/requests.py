@@ -59,6 +59,11 @@ class ApiKey:
     def __init__(self, key: str | None) -> None:
         self._digest = hashlib.sha256(key.encode()).digest() if key else None
 
+    @property
+    def is_set(self) -> bool:
+        """Whether there is a key at all."""
+        return self._digest is not None
+
     def check(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
         """Raise ``Problem`` 403 when there is no key, 401 unless the request shows it (RFC 6750 §2.1, §3)."""
         if self._digest is None:

@@ -1,6 +1,7 @@
 """The HTTP API of the ops listener: publish, look, close. ``openapi.py`` describes it, ``docs/api.md`` shows it.
 
-1. Nothing but the description is told or done without the key; the key is checked before the body is read.
+1. Nothing but the description is told or done without the key; the key is checked before the body is read. While no key is set,
+   the process' figures are told nevertheless, to who is near (``watching.check_neighbour``).
 2. Every error is a problem document (RFC 9457), also for addresses and methods that do not exist.
 3. What a request can hold of this process is bounded: body, time for the body, time for the broker, page, remembered keys.
 
@@ -23,6 +24,7 @@ from starlette.websockets import WebSocketClose
 
 from middleware.asgi import Event, Receive, Scope, Send
 
+from ..console import Feed
 from ..server import WebSocketServer
 from .idempotency import IdempotencyTable
 from .inspecting import Inspecting
@@ -30,6 +32,7 @@ from .problems import Problem, problem_of
 from .publishing import Publishing
 from .requests import ApiKey
 from .responses import problem_response
+from .watching import Listening, Watching, check_neighbour
 
 __all__ = ["OnRequest", "api_routes"]
 
@@ -40,6 +43,7 @@ OnRequest = Callable[[str, int, float], None]
 
 OPERATION = "tidegate.operation"
 OPENAPI_PATH = "/api/openapi.json"
+STATISTICS_PATHS = ("/api/stats", "/api/stats/stream")
 
 
 class Handler(Protocol):
@@ -56,6 +60,7 @@ def api_routes(
     api_key: str | None,
     max_body_bytes: int,
     version: str,
+    feed: Feed | None = None,
     idempotency: IdempotencyTable | None = None,
     on_request: OnRequest | None = None,
     body_timeout_seconds: float = 10.0,
@@ -68,6 +73,7 @@ def api_routes(
         api_key: what a request must show; without one everything answers 403.
         max_body_bytes: the largest message that is taken.
         version: of the gateway, for people.
+        feed: of the process' figures; without one they have no address.
         idempotency: the table of remembered keys, when somebody else wants to look at it.
         on_request: for metrics.
         body_timeout_seconds: how long a client may take to send a body.
@@ -78,7 +84,7 @@ def api_routes(
     publishing = Publishing(
         server.hub, idempotency or IdempotencyTable(), max_body_bytes, body_timeout_seconds, broker_timeout_seconds
     )  # fmt: skip
-    inspecting = Inspecting(server, version, broker_timeout_seconds)
+    inspecting = Inspecting(server, version, broker_timeout_seconds, has_statistics=feed is not None)
     paths: dict[str, dict[str, Handler]] = {
         OPENAPI_PATH: {"GET": inspecting.openapi},
         "/api/node": {"GET": inspecting.node},
@@ -86,10 +92,14 @@ def api_routes(
         "/api/rooms": {"GET": inspecting.rooms},
         "/api/rooms/{room}": {"GET": inspecting.room},
         "/api/rooms/{room}/messages": {"POST": publishing.publish_to_room},
+        "/api/rooms/{room}/stream": {"GET": Listening(server).room_stream},
         "/api/users/{user}/messages": {"POST": publishing.publish_to_user},
         "/api/users/{user}/connections": {"DELETE": inspecting.close_user},
         "/api/connections/{id}": {"GET": inspecting.connection, "DELETE": inspecting.close_connection},
     }
+    if feed is not None:
+        watching = Watching(feed)
+        paths |= {"/api/stats": {"GET": watching.stats}, "/api/stats/stream": {"GET": watching.stats_stream}}
     return [_Api(paths, ApiKey(api_key), on_request)]
 
 
@@ -119,28 +129,34 @@ class _Api(BaseRoute):
             await WebSocketClose()(scope, receive, send)
             return
         inner = {**scope, "path": _path_as_sent(scope), OPERATION: "other"}
-        status, started = 500, time.monotonic()
+        status, started, answered = 500, time.monotonic(), None
 
         async def noting_send(event: Event) -> None:
-            nonlocal status
+            nonlocal status, answered
             if event["type"] == "http.response.start":
-                status = event["status"]
+                status, answered = event["status"], time.monotonic()  # a stream has answered when it begins
             await send(event)
 
         try:
             await self._serve(inner, receive, noting_send)
         finally:
             if self._on_request is not None:
-                self._on_request(inner[OPERATION], status, time.monotonic() - started)
+                self._on_request(inner[OPERATION], status, (answered or time.monotonic()) - started)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            if scope["path"] != scope.get("root_path", "") + OPENAPI_PATH:
-                self._key.check(scope["headers"])
+            self._check(scope)
         except Problem as problem:
             await problem_response(problem)(scope, receive, send)
         else:
             await self._router(scope, receive, send)
+
+    def _check(self, scope: Scope) -> None:
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if path in STATISTICS_PATHS and path in self.operations and not self._key.is_set:
+            check_neighbour(scope["headers"])
+        elif path != OPENAPI_PATH:
+            self._key.check(scope["headers"])
 
 
 class _Operations:
