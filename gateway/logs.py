@@ -5,19 +5,24 @@
 2. No secret is written: values of keys that name one, ``?token=…`` in addresses, ``Bearer …``, JWTs and passwords in URLs are
    replaced, wherever in an event they stand.
 3. What one event may weigh is bounded.
+4. An event of plain values whose whole line has no sign of a secret is written as it is (``_harmless_line``); every other one,
+   and every one for people, takes the chain. Both write the same (property-tested).
 
 Events go to standard error. Nothing here starts before ``configure_logging`` is called: a library sets up no logging.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, TextIO
 
+import msgspec
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
@@ -39,8 +44,11 @@ _SECRET_TEXT = (
     (re.compile(r"(\b(?:authorization|cookie|x-api-key)\s*[:=]\s*)(?!\[redacted)[^\r\n]+", re.IGNORECASE), rf"\1{REDACTED}"),
     (re.compile(r"(://)[^/?#@\s\"']{1,256}@"), rf"\1{REDACTED}@"),
 )
-_SECRET_SIGN = re.compile(r"=|://|eyJ|bearer|basic|authorization|cookie|x-api-key", re.IGNORECASE)
-"""What every one of the patterns needs to match; most texts have none of it."""
+_SIGNS = ("token", "authorization", "secret", "cookie", "passw", "jwt", "credential", "key", "bearer", "basic", "eyj", "@")
+"""In lower case, what each of the patterns and each name of a secret needs at least one of; most texts have none of it."""
+_PLAIN = frozenset((str, int, float, bool, type(None)))
+_OF_EVERY_RECORD = frozenset(logging.makeLogRecord({}).__dict__)
+_encode = msgspec.json.Encoder().encode
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))} | {
     code: f"\\u{code:04x}"  # line separators, and marks that turn the direction of what follows
     for code in (0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A), *range(0xD800, 0xE000))
@@ -66,6 +74,7 @@ def configure_logging(level: str = "info", log_format: str = "auto", *, stream: 
     as_json = log_format == "json" or (log_format == "auto" and not target.isatty())
     handler = _Handler(target)
     handler.setFormatter(_formatter(as_json=as_json, colors=target.isatty()))
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # asked for every event, written in none
     root = logging.getLogger()
     for previous in [previous for previous in root.handlers if isinstance(previous, _Handler)]:
         root.removeHandler(previous)
@@ -107,11 +116,9 @@ def _stamps() -> list[Processor]:
 
 def _formatter(*, as_json: bool, colors: bool) -> logging.Formatter:
     writing: list[Processor] = (
-        [structlog.processors.JSONRenderer()]  # escapes all that is not printable ASCII
-        if as_json
-        else [escape_controls, _Console(colors=colors)]
+        [structlog.processors.JSONRenderer(serializer=_json)] if as_json else [escape_controls, _Console(colors=colors)]
     )
-    return structlog.stdlib.ProcessorFormatter(
+    return (_JsonFormatter if as_json else structlog.stdlib.ProcessorFormatter)(
         foreign_pre_chain=[*_stamps(), structlog.stdlib.ExtraAdder(), _drop_colored_copy],
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
@@ -120,6 +127,43 @@ def _formatter(*, as_json: bool, colors: bool) -> logging.Formatter:
             *writing,
         ],
     )
+
+
+class _JsonFormatter(structlog.stdlib.ProcessorFormatter):
+    """The chain, for events that need it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return _harmless_line(record) or super().format(record)
+
+
+def _harmless_line(record: logging.LogRecord) -> str | None:
+    """The line of an event of the standard module that the chain would not change anything of; ``None`` for any other.
+
+    The line has everything that is in the event, so looking for signs of secrets in it once is looking for them everywhere.
+    """
+    if record.exc_info or record.stack_info or not isinstance(record.msg, str):
+        return None
+    event: dict[str, Any] = {
+        "event": record.getMessage(),
+        "level": record.levelname.lower(),
+        "logger": record.name,
+        "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat().replace("+00:00", "Z"),
+    }
+    event.update((name, value) for name, value in record.__dict__.items() if name not in _OF_EVERY_RECORD)
+    event.pop("color_message", None)
+    if not _PLAIN.issuperset(map(type, event.values())):
+        return None
+    try:
+        line = _encode(event).decode()
+    except UnicodeEncodeError:  # half a surrogate pair
+        return None
+    harmless = len(line) <= LONGEST_TEXT and line.isprintable() and not _may_hold_secret(line)
+    return line if harmless else None
+
+
+def _json(event: EventDict, **_options: Any) -> str:
+    """One line of printable ASCII: everything else is escaped."""
+    return json.dumps(event, separators=(",", ":"))
 
 
 def _drop_colored_copy(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -135,11 +179,18 @@ def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
 
 def redact_text(text: str) -> str:
     """``text`` without tokens, keys and passwords."""
-    if _SECRET_SIGN.search(text) is None:
-        return text
-    for pattern, replacement in _SECRET_TEXT:
-        text = pattern.sub(replacement, text)
+    if _may_hold_secret(text):
+        for pattern, replacement in _SECRET_TEXT:
+            text = pattern.sub(replacement, text)
     return text
+
+
+def _may_hold_secret(text: str) -> bool:
+    """Beyond ASCII always: there, letters that look nothing alike are one to who ignores case."""
+    if not text.isascii():
+        return True
+    lowered = text.lower()
+    return any(sign in lowered for sign in _SIGNS)
 
 
 @lru_cache(maxsize=1024)

@@ -25,6 +25,7 @@ __all__ = ["AccessLogMiddleware", "Emit", "redact_tokens"]
 REDACTED = "[redacted]"
 SHORTEST_CAP = 32
 LONGEST_CAP = 8192
+_NUMBERS = (int, float, type(None))
 _TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?", re.DOTALL)
 _BEARER = re.compile(r"(bearer)[. ]\S+", re.IGNORECASE)
 _RUN = re.compile(r"(?<![A-Za-z0-9_.-])[A-Za-z0-9_.-]{24,}")
@@ -113,20 +114,21 @@ class AccessLogMiddleware(Layer):
             "initiator": channel.initiator,
             "suppressed": self._quota.take_suppressed(),
         }
-        self._emit(event, **{name: value for name, value in map(self._clean, fields.items()) if value is not None})
+        kept = {}
+        for name, value in fields.items():
+            said = value if isinstance(value, _NUMBERS) else self._clean(str(value))
+            if said is not None and said != "":  # else there is nothing to say
+                kept[name] = said
+        self._emit(event, **kept)
 
-    def _clean(self, field: tuple[str, Any]) -> tuple[str, Any]:
-        """The field as it may be written; ``None`` when there is nothing to say."""
-        name, value = field
-        if value is None or isinstance(value, int | float):
-            return field
-        text = str(value)
+    def _clean(self, text: str) -> str:
+        """The text as it may be written."""
         kept = redact_tokens(text[: 2 * self._max_length])
         if self._redact is not None:
             kept = self._redact(kept)
         visible = _visible(kept)
         cut = len(text) > 2 * self._max_length or len(visible) > self._max_length
-        return name, (visible[: self._max_length] + "…" if cut else visible) or None
+        return visible[: self._max_length] + "…" if cut else visible
 
 
 class _AccessLogGuard(Guard):
@@ -221,6 +223,7 @@ def _trace_id(traceparent: bytes | None) -> str | None:
 
 def _emit_to(logger: logging.Logger) -> Emit:
     def emit(event: str, /, **fields: Any) -> None:
-        logger.info(event, extra=fields)
+        if logger.isEnabledFor(logging.INFO):  # as logger.info(), without the search for the line of code that called it
+            logger.handle(logger.makeRecord(logger.name, logging.INFO, "", 0, event, (), None, extra=fields))
 
     return emit

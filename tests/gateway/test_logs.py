@@ -7,11 +7,12 @@ import json
 import logging
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 import structlog
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.logs import REDACTED, configure_logging, redact_text
@@ -231,3 +232,51 @@ def test_nothing_is_set_up_on_import() -> None:
 def test_no_kind_of_secret_slips_past_the_quick_look(text: str) -> None:
     """What is told apart first by a sign of a secret is redacted all the same."""
     assert redact_text(text) != text
+
+
+JSON_VALUES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=40)
+TEXTS = st.sampled_from(
+    ["/ws/lobby", "user@example.com", "?token=hunter2", "Bearer hunter2", f"x {JWT}", "\x7f", "\u2028", "\ud800", "é", "z" * 3000]
+)
+NAMES = st.sampled_from(["path", "user", "token", "api_key", "headers", "level", "color_message"]) | st.text("abc", min_size=1)
+NESTED = st.lists(TEXTS | JSON_VALUES, max_size=2) | st.dictionaries(NAMES, TEXTS, max_size=2) | st.binary(max_size=5)
+
+
+def json_formatter(stream: io.StringIO) -> structlog.stdlib.ProcessorFormatter:
+    """What makes lines for ``stream``."""
+    configure_logging("info", "json", stream=stream)
+    formatter = logging.getLogger().handlers[-1].formatter
+    assert isinstance(formatter, structlog.stdlib.ProcessorFormatter)
+    return formatter
+
+
+@settings(max_examples=300, deadline=None)
+@given(event=TEXTS | st.text(max_size=40), fields=st.dictionaries(NAMES, TEXTS | JSON_VALUES | NESTED, max_size=4))
+def test_what_is_written_at_once_is_what_the_chain_writes(event: str, fields: dict[str, Any]) -> None:
+    """Both ways to a line say the same, and in neither is a secret."""
+    formatter = json_formatter(io.StringIO())
+    record = logging.getLogger("x").makeRecord("x", logging.INFO, "", 0, event, (), None, extra=fields)
+    quick, chain = formatter.format(record), structlog.stdlib.ProcessorFormatter.format(formatter, record)
+    assert quick.isascii()
+    assert quick.isprintable()
+    assert {**json.loads(quick), "timestamp": ""} == {**json.loads(chain), "timestamp": ""}
+    assert list(json.loads(quick)) == list(json.loads(chain))
+    assert "hunter2" not in quick
+    assert JWT not in quick
+
+
+def test_an_event_of_a_connection_is_written_at_once() -> None:
+    """The chain is left out where nothing in the event could need it: that is most of what a busy gateway writes."""
+    stream = io.StringIO()
+    json_formatter(stream).processors = ()  # whoever takes the chain now fails
+    fields = {
+        "connection_id": "a-1",
+        "path": "/ws/lobby",
+        "origin": "https://example.com",
+        "close_code": 1000,
+        "duration_seconds": 0.1,
+    }
+    logging.getLogger("tidegate.access").info("websocket.closed", extra=fields)
+    (event,) = events(stream)
+    assert event.items() >= {**fields, "event": "websocket.closed", "logger": "tidegate.access"}.items()
+    assert abs(datetime.fromisoformat(event["timestamp"]) - datetime.now(UTC)) < timedelta(minutes=1)
