@@ -14,7 +14,7 @@ from middleware.close import AT_CAPACITY, Close
 from .admission import Admission
 from .deflate import deflate_encoder
 from .delivery import CLOSED, WAITING
-from .handshake import Accepted, HeaderList, Refused, response
+from .handshake import Agreement, HeaderList, Refused, response
 from .inbound import Inbound
 from .outbound import CLOSING, DENYING, HANDSHAKE, OPEN
 
@@ -26,33 +26,33 @@ class Answers(Inbound):
 
     admission: ClassVar[Admission]
 
-    __slots__ = ("_accepted_handshake", "_denial", "_server_state")
+    __slots__ = ("_agreement", "_denial", "_server_state")
 
     def __init__(self, server_state: ServerState, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
         self._server_state = server_state
-        self._accepted_handshake: Accepted | None = None
+        self._agreement: Agreement | None = None
         self._denial: tuple[int, HeaderList] | None = None
 
     # Of the app
 
     def _accept(self, event: Event) -> None:
         self._refuse_if_ended()
-        if self._phase != HANDSHAKE or self._accepted_handshake is None:
+        if self._phase != HANDSHAKE or self._agreement is None:
             raise RuntimeError("websocket.accept after the handshake was answered")
         if self._hooks is not None:
             event = self._hooks.accepting(event)
             self._refuse_if_ended()
-        handshake = self._accepted_handshake
-        headers = [*self._server_state.default_headers, *handshake.headers, *(event.get("headers") or ())]
+        agreement = self._agreement
+        headers = [*self._server_state.default_headers, *agreement.headers, *(event.get("headers") or ())]
         if event.get("subprotocol"):
             headers.append((b"sec-websocket-protocol", event["subprotocol"].encode()))
-        if handshake.windows is not None and self.encoder is None:
-            self._inflate_bits, bits = handshake.windows
+        if agreement.windows is not None and self.encoder is None:
+            self._inflate_bits, bits = agreement.windows
             self.encoder = deflate_encoder(self.options.deflate_level, bits, self.options.deflate_minimum_bytes)
-            headers += handshake.extensions
+            headers += agreement.extensions
         self.transport.write(response(101, headers))
-        self._accepted_handshake = None
+        self._agreement = None
         self._phase = OPEN
         self.accepted = self._open = True
         self.admission.leave(self)

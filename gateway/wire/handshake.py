@@ -1,12 +1,16 @@
 """The opening handshake (RFC 6455 §4.2) without I/O: request in; ASGI scope and response, or a refusal, out.
 
 The rules of the handshake itself are those of ``websockets.server.ServerProtocol``; what it leaves to the HTTP server
-(Host, the request target, the size of offers) is checked here.
+(Host, the request target, the size of offers) is checked here. What browsers and libraries write when nothing is to be negotiated
+needs no rules: such a request is agreed to ``at_once``. Every other one is ``judged``, which says the same of the plain ones
+(property-tested) and is the only one that refuses.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
+from binascii import b2a_base64
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -14,7 +18,7 @@ from typing import NamedTuple, cast
 from urllib.parse import urlsplit
 
 from websockets.datastructures import Headers
-from websockets.exceptions import HeaderLineTooLong, RequestLineTooLong, TooManyHeaders
+from websockets.exceptions import HeaderLineTooLong, InvalidHeaderFormat, RequestLineTooLong, TooManyHeaders
 from websockets.headers import parse_subprotocol
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
@@ -22,13 +26,27 @@ from websockets.streams import StreamReader
 
 from .deflate import windows
 
-__all__ = ["Accepted", "HandshakeRequest", "HeaderList", "Refused", "negotiate", "parse_head", "response"]
+__all__ = [
+    "Accepted",
+    "Agreement",
+    "HandshakeRequest",
+    "HeaderList",
+    "Refused",
+    "agreed_at_once",
+    "judged",
+    "negotiate",
+    "parse_head",
+    "response",
+]
 
 HeaderList = list[tuple[bytes, bytes]]
 
 _HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%:\[\]-]*")
-_NAME = re.compile(rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
-_VALUE = re.compile(rb"[\x09\x20-\x7e\x80-\xff]*")
+_NAME_BYTES = b"-!#$%&'*+.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_VALUE_BYTES = bytes((0x09, *range(0x20, 0x7F), *range(0x80, 0x100)))
+_KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
+_KEY_SUFFIX = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 §1.3
+_PLAIN_CONNECTION = frozenset((b"upgrade", b"keep-alive, upgrade"))
 _NEGOTIATED = frozenset(
     (b"connection", b"upgrade", b"origin", b"sec-websocket-key", b"sec-websocket-version", b"sec-websocket-protocol",
      b"sec-websocket-extensions")
@@ -56,18 +74,25 @@ class HandshakeRequest:
     headers: HeaderList
 
 
+class Agreement(NamedTuple):
+    """What client and server have agreed on, if the app accepts."""
+
+    subprotocols: list[str]
+    """Offered by the client."""
+    headers: HeaderList
+    """Of the response: upgrade, connection, accept."""
+    extensions: tuple[tuple[bytes, bytes], ...] = ()
+    """Of the response, if the extension is used."""
+    windows: tuple[int, int] | None = None
+    """permessage-deflate was agreed on: window bits of client and server."""
+
+
 class Accepted(NamedTuple):
     """A handshake that the app may accept."""
 
     path: bytes
     query: bytes
-    subprotocols: list[str]
-    headers: HeaderList
-    """Of the response: upgrade, connection, accept."""
-    extensions: HeaderList
-    """Of the response, if the extension is used."""
-    windows: tuple[int, int] | None
-    """permessage-deflate was agreed on: window bits of client and server."""
+    agreement: Agreement
 
 
 def parse_head(head: bytes) -> HandshakeRequest:
@@ -99,6 +124,42 @@ def negotiate(request: HandshakeRequest, handshaker: ServerProtocol) -> Accepted
     """Check the request and agree on extensions; raises ``Refused``. ``handshaker`` keeps nothing of it."""
     path, query = _split_target(request.target)
     _check_head(request)
+    return Accepted(path, query, agreed_at_once(request, handshaker) or judged(request, handshaker))
+
+
+def agreed_at_once(request: HandshakeRequest, handshaker: ServerProtocol) -> Agreement | None:
+    """The agreement on a request that is written as usual; ``None`` for one that has to be ``judged``."""
+    given: dict[bytes, bytes] = {}
+    for name, value in request.headers:
+        if name in _NEGOTIATED:
+            if name in given:
+                return None
+            given[name] = value
+    offers = given.get(b"sec-websocket-extensions")
+    if (
+        request.method != "GET"
+        or request.http_version != "1.1"
+        or given.get(b"connection", b"").lower() not in _PLAIN_CONNECTION
+        or given.get(b"upgrade", b"").lower() != b"websocket"
+        or given.get(b"sec-websocket-version") != b"13"
+        or _KEY.fullmatch(key := given.get(b"sec-websocket-key", b"")) is None
+        or (offers is not None and (handshaker.available_extensions or offers.count(b",") >= _MAX_OFFERS))
+    ):
+        return None
+    try:
+        subprotocols = _subprotocols(given.get(b"sec-websocket-protocol"))
+    except InvalidHeaderFormat:
+        return None
+    accept = b2a_base64(hashlib.sha1(key + _KEY_SUFFIX, usedforsecurity=False).digest(), newline=False)
+    return Agreement(subprotocols, [*_SWITCHING, (b"sec-websocket-accept", accept)])
+
+
+def _subprotocols(offered: bytes | None) -> list[str]:
+    return [] if offered is None else list(parse_subprotocol(offered.decode("latin-1")))
+
+
+def judged(request: HandshakeRequest, handshaker: ServerProtocol) -> Agreement:
+    """The agreement, or ``Refused``, as the library finds it."""
     relevant = Headers((name.decode(), value.decode("latin-1")) for name, value in request.headers if name in _NEGOTIATED)
     version = relevant.get_all("sec-websocket-version")
     if len(version) == 1 and version[0] != "13" and request.method == "GET":
@@ -109,15 +170,12 @@ def negotiate(request: HandshakeRequest, handshaker: ServerProtocol) -> Accepted
     if answer.status_code != 101:
         raise _refusal(answer.status_code, bytes(answer.body or b"").decode(errors="replace"))
     agreed = answer.headers
-    extensions = [(b"sec-websocket-extensions", value.encode()) for value in agreed.get_all("Sec-WebSocket-Extensions")]
-    return Accepted(
-        path,
-        query,
+    return Agreement(
         [name for value in relevant.get_all("sec-websocket-protocol") for name in parse_subprotocol(value)],
         [*_SWITCHING, (b"sec-websocket-accept", agreed["Sec-WebSocket-Accept"].encode())],
-        extensions,
+        tuple((b"sec-websocket-extensions", value.encode()) for value in agreed.get_all("Sec-WebSocket-Extensions")),
         windows(handshaker.extensions),
-    )  # fmt: skip
+    )
 
 
 _SWITCHING = ((b"upgrade", b"websocket"), (b"connection", b"Upgrade"))
@@ -159,15 +217,15 @@ def _check_head(request: HandshakeRequest) -> None:
     for name, value in request.headers:
         if name == b"transfer-encoding" or (name == b"content-length" and value != b"0"):
             raise Refused(400, "a request for an upgrade has no body here")
-        if _VALUE.fullmatch(value) is None:
-            raise Refused(400, "a header has a value with control characters")
+    if b"".join([value for _, value in request.headers]).translate(None, _VALUE_BYTES):
+        raise Refused(400, "a header has a value with control characters")
 
 
 def response(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes = b"") -> bytes:
     """An HTTP/1.1 response. Raises ``RuntimeError`` on headers that would break it."""
     lines = [b"HTTP/1.1 %d %s\r\n" % (status, _PHRASES.get(status, b""))]
     for name, value in headers:
-        if _NAME.fullmatch(name) is None or _VALUE.fullmatch(value) is None:
+        if not name or name.translate(None, _NAME_BYTES) or value.translate(None, _VALUE_BYTES):
             raise RuntimeError(f"not a valid header: {name!r}: {value!r}")
         lines.append(b"%s: %s\r\n" % (name, value))
     lines.append(b"\r\n")

@@ -99,10 +99,11 @@ class WireProtocol(Application):
     def _start(self, request: HandshakeRequest) -> None:
         self._requested = True
         try:
-            accepted = self._accepted_handshake = negotiate(request, self.handshaker)
+            accepted = negotiate(request, self.handshaker)
         except Refused as refusal:
             self._refuse_request(refusal)
             return
+        self._agreement = accepted.agreement
         task = self._loop.create_task(self._run(self._scope(request, accepted)))
         self._server_state.tasks.add(task)
         task.add_done_callback(self._server_state.tasks.discard)
@@ -121,7 +122,7 @@ class WireProtocol(Application):
             "raw_path": self._root_path.encode() + accepted.path,
             "query_string": accepted.query,
             "headers": request.headers,
-            "subprotocols": accepted.subprotocols,
+            "subprotocols": accepted.agreement.subprotocols,
             "state": self._app_state.copy(),
             "extensions": {DENIAL_EXTENSION: {}, FRAMES_EXTENSION: self},
         }
