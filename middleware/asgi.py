@@ -207,6 +207,8 @@ def client_host(scope: Scope, trusted_proxies: Sequence[str] = ()) -> str:
 
 def client_key(host: str) -> str:
     """What limits count a client by: the IPv4 address, or the /64 network of an IPv6 address, which is one site's to use up."""
+    if ":" not in host:
+        return host
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

@@ -67,8 +67,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._in_head = True
         self._begun = False  # in the chunk that is being parsed
         self._head_bytes = self._unfinished_bytes = 0
-        self._refused = False
-        self._status = 400
+        self._refused = self._upgrading = False
 
     # The socket
 
@@ -159,8 +158,8 @@ class GuardedHttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The head is whole (called by the parser)."""
         self._in_head = False
-        upgrade = self._should_upgrade()
-        if upgrade and self.parser.should_upgrade():
+        self._upgrading = self._get_upgrade() == b"websocket" and self._should_upgrade_to_ws()
+        if self._upgrading and self.parser.should_upgrade():
             self.scope["method"] = self.parser.get_method().decode("ascii")
             for name, value in self.headers:
                 if name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0")):
@@ -185,10 +184,14 @@ class GuardedHttpProtocol(HttpToolsProtocol):
     # Upgrades
 
     def _get_upgrade(self) -> bytes | None:
-        connection = [token.strip().lower() for name, value in self.headers if name == b"connection" for token in value.split(b",")]
-        if b"upgrade" not in connection:
+        connection = b",".join([value for name, value in self.headers if name == b"connection"]).lower()
+        if b"upgrade" not in [token.strip() for token in connection.split(b",")]:
             return None
         return next((value.strip().lower() for name, value in self.headers if name == b"upgrade"), None)
+
+    def _should_upgrade(self) -> bool:
+        """Asked for every part of a request, decided once its head is whole."""
+        return self._upgrading
 
     def _wants_websocket(self) -> bool:
         return self._should_upgrade_to_ws() and any(name == b"sec-websocket-key" for name, _ in self.headers)

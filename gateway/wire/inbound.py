@@ -1,6 +1,6 @@
 """``Inbound``: the bytes in from one connection, up to messages that are handed over one by one.
 
-Whole, plain, masked data frames are taken apart here; everything else goes through ``parser.FrameParser``, one frame at a time.
+Whole, plain, masked frames are taken apart at once; everything else goes through ``parser.FrameParser``, one frame at a time.
 
 1. While ``_blocked`` is not 0 nothing is parsed; what comes waits in ``_backlog``;
    past ``backlog_bytes`` the socket is not read.
@@ -21,11 +21,12 @@ from websockets.speedups import apply_mask
 from middleware.close import ABNORMAL, BAD_PAYLOAD, RATE_LIMITED, Close
 
 from ..frame import BINARY, TEXT
+from .control import ControlFinder, whole_control
 from .deadlines import NEVER
 from .deflate import inflating
 from .delivery import CLOSED, Delivery
 from .outbound import CLOSING, LOST, OPEN, logger
-from .parser import ControlFinder, FrameParser, ParserPool
+from .parser import FrameParser, ParserPool
 
 __all__ = ["MAX_THROWN_AWAY_BYTES", "Inbound"]
 
@@ -115,6 +116,18 @@ class Inbound(Delivery):
 
     def _take_frame(self, data: bytes, at: int) -> int:
         """The careful path: one frame, or what there is of it."""
+        whole = whole_control(data, at) if self._parser is None else None
+        if whole is None:
+            at = self._take_judged_frame(data, at)
+        else:
+            frame, at = whole
+            self._take_control(frame)
+        self._frames += 1
+        if not self._frames & 15 and not self._blocked:
+            self._is_turn_over()
+        return at
+
+    def _take_judged_frame(self, data: bytes, at: int) -> int:
         parser = self._parser
         if parser is None:
             parser = self._parser = self.pool.take(inflating(self._inflate_bits) if self._inflate_bits else [])
@@ -131,9 +144,6 @@ class Inbound(Delivery):
             self._take_control(control)
         elif message is not None:
             self._deliver(message, size)
-        self._frames += 1
-        if not self._frames & 15 and not self._blocked:
-            self._is_turn_over()
         return at
 
     def _take_control(self, frame: Frame) -> None:

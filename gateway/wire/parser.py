@@ -24,7 +24,9 @@ from websockets.speedups import apply_mask
 
 from middleware.close import BAD_PAYLOAD, INTERNAL_ERROR, MESSAGE_TOO_BIG, PROTOCOL_ERROR, Close
 
-__all__ = ["ControlFinder", "FrameParser", "ParserPool"]
+from .control import ControlFinder
+
+__all__ = ["FrameParser", "ParserPool"]
 
 _LOGGER = logging.getLogger("tidegate.wire.frames")
 _LOGGER.setLevel(logging.ERROR)  # the library notes every connection at INFO and every frame at DEBUG
@@ -205,41 +207,6 @@ def _payload_size(head: bytes) -> int:
     """The payload's size, from a whole header."""
     size = head[1] & 0x7F
     return size if size < 126 else int.from_bytes(head[2:-4], "big")
-
-
-class ControlFinder:
-    """Finds control frames in bytes that are not parsed (yet): pongs behind held-back messages, the close reply.
-
-    It walks from header to header and judges nothing; data frames are skipped.
-    """
-
-    __slots__ = ("_rest", "_skip")
-
-    def __init__(self, skip_bytes: int = 0, rest: bytes = b"") -> None:
-        self._skip = skip_bytes
-        self._rest = rest
-
-    def feed(self, data: bytes) -> list[tuple[int, bytes]]:
-        """``(opcode, unmasked payload)`` of each control frame that ``data`` completes."""
-        found: list[tuple[int, bytes]] = []
-        data, self._rest = self._rest + data, b""
-        at, end = self._skip, len(data)
-        while end - at >= 2:
-            size, start = data[at + 1] & 0x7F, at + 6
-            if size > 125:
-                start = at + (8 if size == 126 else 14)
-                size = int.from_bytes(data[at + 2 : start - 4], "big")
-            if start > end:
-                break
-            opcode = data[at] & 0x0F
-            if opcode >= 8 and size <= 125:
-                if start + size > end:
-                    break
-                found.append((opcode, apply_mask(data[start : start + size], data[start - 4 : start])))
-            at = start + size
-        self._skip = max(0, at - end)
-        self._rest = data[at:]
-        return found
 
 
 class ParserPool:

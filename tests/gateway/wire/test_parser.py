@@ -1,13 +1,14 @@
-"""``FrameParser`` and ``ControlFinder``: one frame at a time, and control frames from afar."""
+"""``FrameParser``, ``whole_control`` and ``ControlFinder``: one frame at a time, and control frames from afar."""
 
 from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.wire.parser import ControlFinder, FrameParser, ParserPool
+from gateway.wire.control import ControlFinder, whole_control
+from gateway.wire.parser import FrameParser, ParserPool
 
-from .clients import BINARY, CONT, PING, PONG, TEXT, frame
+from .clients import BINARY, CLOSE, CONT, PING, PONG, TEXT, frame
 
 PIECES = st.tuples(st.sampled_from([TEXT, BINARY, CONT, PING, PONG]), st.binary(max_size=300), st.booleans())
 
@@ -60,3 +61,41 @@ def test_any_bytes_are_judged_not_crashed_on(data: bytes, size: int) -> None:
         at = 0
         while at < len(chunk) and parser.failure is None and not parser._closed:
             at = parser.feed(chunk, at)
+
+
+def test_a_control_frame_in_order_needs_no_parser() -> None:
+    """The usual close, an empty one, pings and pongs are taken whole, from where they stand to where they end."""
+    for opcode, payload in ((CLOSE, b"\x03\xe8bye"), (CLOSE, b""), (PING, b"x" * 125), (PONG, b"")):
+        data = b"before" + frame(opcode, payload)
+        found = whole_control(data + b"behind", 6)
+        assert found is not None
+        assert (found[0].opcode, found[0].data, found[1]) == (opcode, payload, len(data))
+
+
+CODES = st.sampled_from([999, 1000, 1001, 1004, 1005, 1006, 1007, 1014, 1015, 1016, 2999, 3000, 4999, 5000]) | st.integers(0, 65535)
+CLOSES = st.builds(lambda code, reason: code.to_bytes(2, "big") + reason, CODES, st.binary(max_size=10))
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    opcode=st.sampled_from([CLOSE, CLOSE, PING, PONG, TEXT, CONT, 11]),
+    payload=CLOSES | st.binary(max_size=130),
+    fin=st.booleans() | st.just(True),
+    masked=st.booleans() | st.just(True),
+    rsv=st.sampled_from([0, 0, 0, 0x40, 0x20, 0x10]),
+    cut=st.integers(0, 8),
+)
+def test_what_is_taken_without_a_parser_is_what_a_parser_makes_of_it(
+    opcode: int, payload: bytes, fin: bool, masked: bool, rsv: int, cut: int
+) -> None:
+    """Legal or not, whole or cut: a frame that is taken at once is one that the library takes, and the same."""
+    data = frame(opcode, payload, fin=fin, mask=b"\x01\x02\x03\x04" if masked else None, rsv=rsv)
+    data = data[: len(data) - cut]
+    found = whole_control(data, 0)
+    parser = FrameParser(max_message_bytes=1000, fragment_charge_bytes=0)
+    end = parser.feed(data, 0)
+    if found is not None:
+        assert parser.failure is None
+        assert (parser.control, end) == found
+    else:
+        assert parser.control is None, "a control frame that a parser takes is taken at once"
