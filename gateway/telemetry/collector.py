@@ -74,7 +74,10 @@ class GatewayCollector(Collector, Observer):
         self._histograms["fanout_seconds"].observe(time.perf_counter() - fan_out.started)
         now, residency = time.time(), self.residency
         for envelope in fan_out.envelopes:
-            residency.observe(max(0.0, now - envelope.published_at))  # another node's clock may be ahead
+            seconds = max(0.0, now - envelope.published_at)  # another node's clock may be ahead
+            residency.observe(seconds)
+            if envelope.traceparent:
+                residency.exemplify(seconds, trace_id_of(envelope.traceparent))
 
     def _on_confirmed(self, seconds: float, traceparent: str) -> None:
         histogram = self._histograms["delivery_confirm_seconds"]

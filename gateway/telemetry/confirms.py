@@ -83,7 +83,7 @@ class Confirms(Observer):
     def _sample(self, recipients: Sequence[Connection], fan_out: FanOut, messages: int, deliveries: int) -> None:
         while self._skip < deliveries and self._budget >= 1:
             place, message = divmod(self._skip, messages)
-            self._ask(recipients[place], fan_out, message)
+            self.ask(recipients[place], fan_out, message)
             self._skip += 1 + self._draw()
         self._skip = max(0, self._skip - deliveries)
 
@@ -93,8 +93,9 @@ class Confirms(Observer):
             return 0
         return int(math.log(1.0 - random.random()) / math.log1p(-self._share))  # noqa: S311 - a sample, no secret
 
-    def _ask(self, member: Connection, fan_out: FanOut, message: int) -> None:
-        if not fan_out.has(member, message) or member in self._waiting:
+    def ask(self, member: Connection, fan_out: FanOut, message: int) -> None:
+        """Have ``member`` confirm a message that was just written to it; does nothing when that is beyond the budget."""
+        if not self.per_second or self._budget < 1 or member in self._waiting or not fan_out.has(member, message):
             return
         envelope = fan_out.envelopes[message]
         if member.confirm(lambda: self._confirmed(member)):

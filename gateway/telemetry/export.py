@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import threading
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
@@ -15,9 +18,11 @@ from ..version import __version__
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
-__all__ = ["metrics_route", "new_registry", "tracer_provider"]
+__all__ = ["flush", "metrics_route", "new_registry", "tracer_provider"]
 
 EXPORT_TIMEOUT_SECONDS = 5
+FLUSH_SECONDS = 2.0
+"""How long the end of the process waits for a collector to take the last spans."""
 
 
 def new_registry() -> CollectorRegistry:
@@ -52,3 +57,19 @@ def tracer_provider(endpoint: str | None, service: str = "tidegate") -> TracerPr
     url = endpoint if endpoint.rstrip("/").endswith("/v1/traces") else endpoint.rstrip("/") + "/v1/traces"
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=url, timeout=EXPORT_TIMEOUT_SECONDS)))
     return provider
+
+
+async def flush(provider: TracerProvider) -> None:
+    """Export what is left and end the exporter; a collector that does not answer is given up after ``FLUSH_SECONDS``."""
+    loop, done = asyncio.get_running_loop(), asyncio.Event()
+
+    def shut_down() -> None:
+        provider.shutdown()
+        with contextlib.suppress(RuntimeError):  # nobody waits any more: the loop is closed
+            loop.call_soon_threadsafe(done.set)
+
+    # A thread of its own, not the loop's executor: that one is waited for at the end, however long it takes.
+    threading.Thread(target=shut_down, name="tidegate-flush", daemon=True).start()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(FLUSH_SECONDS):
+            await done.wait()
