@@ -194,7 +194,8 @@ class Supervisor:
         was_serving, worker.serving = worker.serving, False
         how = {"exit_code": code} if code >= 0 else {"signal": _name(-code)}
         if self._ending:
-            is_clean = code == 0 or (code == -signal.SIGTERM and not was_serving)
+            # One that has not taken signals over yet, or does not take them any more, ends of what it was told.
+            is_clean = code in (0, -signal.SIGTERM, -signal.SIGQUIT)
             self._exit_code = self._exit_code or (0 if is_clean else 1)
             return
         delay = worker.restarts.died(lived)
