@@ -9,6 +9,7 @@
     ├── InvalidEnvelope         bytes from a broker that are not an envelope of ours
     ├── JoinRefused             this connection may not be in that room; carries status and ``Close``
     ├── BrokerUnavailable       the broker cannot take a message or a subscription now; try again later
+    │   └── TooBigForBroker     the engine does not take messages of this size: trying again will not help
     ├── IllegalTransition       a connection was driven through a state change that cannot be: a bug in the caller
     ├── SettingsError           settings that cannot work (``settings``)
     └── StartupError            the process cannot start; one sentence says why and what to do
@@ -32,6 +33,7 @@ __all__ = [
     "JoinRefused",
     "StartupError",
     "TidegateError",
+    "TooBigForBroker",
 ]
 
 
@@ -83,6 +85,10 @@ class BrokerUnavailable(TidegateError):
     def __init__(self, detail: str, *, retry_after: float = 1.0) -> None:
         super().__init__(detail)
         self.retry_after = retry_after
+
+
+class TooBigForBroker(BrokerUnavailable):
+    """The engine does not take messages of this size; the text names the settings. Whoever handles only the base is safe too."""
 
 
 class IllegalTransition(TidegateError):

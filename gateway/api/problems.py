@@ -8,7 +8,7 @@ from http import HTTPStatus
 
 import msgspec
 
-from ..errors import BrokerUnavailable, InvalidRoomName
+from ..errors import BrokerUnavailable, InvalidRoomName, TooBigForBroker
 
 __all__ = ["PROBLEM_JSON", "Problem", "problem_of"]
 
@@ -49,6 +49,8 @@ def problem_of(error: Exception) -> Problem | None:
         return error
     if isinstance(error, InvalidRoomName):
         return Problem(400, f"This is not a room name: {error}.")
+    if isinstance(error, TooBigForBroker):
+        return Problem(413, "The broker takes no message of this size.")
     if isinstance(error, BrokerUnavailable):
         seconds = str(max(1, math.ceil(error.retry_after)))  # whole seconds (RFC 9110 §10.2.3)
         return Problem(503, "The broker cannot be used at the moment. Try again.", headers={"Retry-After": seconds})

@@ -13,6 +13,7 @@ wrong into one readable ``SettingsError``. The text under a field is its line in
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal, NamedTuple
 from urllib.parse import urlsplit
@@ -60,7 +61,7 @@ __all__ = [
     "is_loopback",
 ]
 
-BROKER_SCHEMES = ("memory", "redis", "rediss", "redis+cluster", "nats", "tls")
+BROKER_SCHEMES = ("memory", "redis", "rediss", "redis+cluster", "rediss+cluster", "nats", "tls")
 MOST_WORKERS = 64
 LARGEST_PORT = 65_535
 SHORTEST_EXPOSED_API_KEY = 16
@@ -124,7 +125,7 @@ class Settings(BaseSettings):
     workers: Annotated[int, Field(ge=1, le=MOST_WORKERS)] = 1
     """Processes that share the public port, each a node with its own ops port (``ops_port`` and those after it) and limits."""
     broker: Annotated[str, Takes("URL")] = Field(default="memory://", repr=False)
-    """Carries messages between nodes. This version has ``memory://``: one node, no other service."""
+    """Carries messages between nodes: ``memory://`` (one node), ``redis://``, ``redis+cluster://``, ``nats://``: docs/scaling.md."""
     api_key: SecretStr | None = None
     """Key of the HTTP API, sent as ``Authorization: Bearer``; without one the API answers 403."""
     allowed_origins: Texts = ()
@@ -167,12 +168,13 @@ class Settings(BaseSettings):
         scheme, found, rest = url.partition("://")
         if not found or scheme not in BROKER_SCHEMES:
             raise ValueError("this is not the URL of a broker: it starts with " + ", ".join(f"{s}://" for s in BROKER_SCHEMES))
+        hosts = re.split("[/?#]", rest, maxsplit=1)[0].rpartition("@")[2].split(",")
         try:
-            address = urlsplit(f"//{rest}")
-            _ = address.port  # raises when it is not a number
+            addresses = [urlsplit(f"//{host}") for host in hosts]
+            _ = [address.port for address in addresses]  # raises when one is not a number
         except ValueError:
             raise ValueError("the host or the port in this URL cannot be read") from None
-        if scheme != "memory" and not address.hostname:
+        if scheme != "memory" and not all(address.hostname for address in addresses):
             raise ValueError("this URL names no host")
         return url
 

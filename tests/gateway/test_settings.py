@@ -249,7 +249,17 @@ def test_a_missing_file_is_one_row(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["memory://", "memory", "redis://h", "rediss://u:p@h:1/2", "redis+cluster://a,b:7000", "nats://[::1]:4222", "tls://h"]
+    "url",
+    [
+        "memory://",
+        "memory",
+        "redis://h",
+        "rediss://u:p@h:1/2",
+        "redis+cluster://a,b:7000",
+        "nats://a:1,b:2",
+        "nats://[::1]:4222",
+        "tls://h",
+    ],
 )
 def test_broker_urls_that_are_understood(url: str) -> None:
     """Every scheme of the design; ``memory`` alone is short for ``memory://``."""
@@ -257,7 +267,8 @@ def test_broker_urls_that_are_understood(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["", "kafka://h", "redis", "redis://", "nats://:4222", "redis://h:port", "redis://h:99999", "redis://[::1"]
+    "url",
+    ["", "kafka://h", "redis", "redis://", "nats://:4222", "redis://h:port", "redis://h:99999", "redis://[::1", "nats://a,,b"],
 )
 def test_broker_urls_that_are_not(url: str) -> None:
     """An unknown scheme, no host, a port that is none."""

@@ -1,0 +1,84 @@
+"""What an engine has to offer: an ``Engine`` makes a ``Link``, one live session; ``EngineBroker`` does everything else.
+
+1. A link is used from one event loop and never comes back: when it breaks it says so once (``Events.lost``), and the next one
+   is made with ``connect``.
+2. A link keeps order: what is given to ``publish`` first reaches the engine first, although calls overlap.
+3. ``subscribe`` returns when the engine has confirmed; from then on every message to these rooms is given to ``received``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+__all__ = ["Engine", "EngineError", "Events", "Link"]
+
+
+class EngineError(Exception):
+    """The engine does not do what it is asked. The text is for operators and holds no secret.
+
+    Args:
+        permanent: trying again will not help (wrong password, wrong kind of server).
+    """
+
+    def __init__(self, detail: str, *, permanent: bool = False) -> None:
+        super().__init__(detail)
+        self.permanent = permanent
+
+
+class Events(NamedTuple):
+    """What a link tells; called on the event loop."""
+
+    received: Callable[[bytes], None]
+    """An envelope's bytes have come for a subscribed room."""
+    lost: Callable[[str], None]
+    """The link is of no use any more, for this reason."""
+    missed: Callable[[str], None]
+    """Messages were dropped on their way to us, for this reason; the link itself goes on."""
+
+
+class Link(Protocol):
+    """One live session with the engine."""
+
+    @property
+    def max_message_bytes(self) -> int | None:
+        """The largest envelope that the engine takes, in bytes."""
+
+    def probe_rooms(self, stem: str) -> Sequence[str]:
+        """Rooms beginning with ``stem``, one for every path that messages can take through the engine."""
+
+    async def publish(self, batch: Sequence[tuple[str, bytes]]) -> Mapping[int, str]:
+        """Hand over ``(room, bytes)`` in order; returns when the engine has them.
+
+        The first step writes everything, before anything is waited for: so calls keep their order.
+
+        Returns:
+            Which of them the engine refused, by index, and why.
+
+        Raises:
+            EngineError, OSError: it is not known what has become of them.
+        """
+
+    async def subscribe(self, rooms: Sequence[str]) -> None:
+        """Returns when all are confirmed. Raises ``EngineError``, ``OSError``."""
+
+    async def unsubscribe(self, rooms: Sequence[str]) -> None:
+        """Returns when the engine has taken note. Raises ``EngineError``, ``OSError``."""
+
+    def verify(self) -> None:
+        """Ask, without waiting, whether this link is still the right one; tells ``lost`` when it is not."""
+
+    async def close(self) -> None:
+        """End it, without waiting for the engine; raises nothing. ``lost`` is not told."""
+
+
+class Engine(Protocol):
+    """A kind of server at an address."""
+
+    name: str
+    """For people: ``Redis``, ``NATS``."""
+    where: str
+    """Its address without credentials."""
+
+    async def connect(self, events: Events) -> Link:
+        """A new link. Raises ``EngineError``, ``OSError``; a cancelled attempt leaves no socket behind."""

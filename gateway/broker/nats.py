@@ -1,0 +1,216 @@
+"""``NatsEngine``: NATS core subjects. Only this file knows nats-py.
+
+1. A room is one subject token, whatever its name has in it (``subject_token``): never a wildcard, never two levels.
+2. A subscription has no queue and no task: messages go on from nats-py's reader as they come. So there is no limit of pending
+   messages at which nats-py would drop any; who is too slow is told by the server, and that ends the link.
+3. nats-py never reconnects by itself: links are made by ``EngineBroker`` alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import ssl
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+from urllib.parse import quote
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.errors import AuthorizationError, Error, SlowConsumerError
+
+from .address import Address
+from .link import EngineError, Events
+
+__all__ = ["NatsEngine", "subject_token"]
+
+FLUSH_SECONDS = 3600
+"""nats-py's own time-out, which must not come first: what is overdue is the broker's business."""
+
+CLOSE_SECONDS = 0.5
+
+_PLAIN = re.compile(r"[A-Za-z0-9_:~@/-]+")
+_ODD = re.compile(rb"[^A-Za-z0-9_:~@/-]")
+
+
+@lru_cache(maxsize=8192)
+def subject_token(room: str) -> str:
+    """The room as one token of a subject: letters, digits and ``_ : ~ @ / -`` as they are, other bytes as ``=XX``.
+
+    Two rooms never have the same token, and no token has a dot, a wildcard or a space in it.
+    """
+    if _PLAIN.fullmatch(room):
+        return room
+    return _ODD.sub(lambda odd: b"=%02X" % odd[0][0], room.encode("utf-8", "surrogatepass")).decode() or "="
+
+
+class NatsEngine:
+    """NATS at ``address``: one server, or several of one cluster."""
+
+    name = "NATS"
+
+    def __init__(self, address: Address) -> None:
+        self.where = address.where
+        self._address = address
+        self._tls = _Tls(address) if address.tls else None
+
+    async def connect(self, events: Events) -> NatsLink:
+        link = NatsLink(self._address, events)
+        try:
+            await link.open(self._tls)
+        except BaseException as error:
+            await link.close()
+            if isinstance(error, Error):
+                permanent = isinstance(error, AuthorizationError) or "authorization" in str(error).lower()
+                raise EngineError(self._address.clean(link.last_error or error), permanent=permanent) from None
+            raise
+        return link
+
+
+class NatsLink:
+    """One client."""
+
+    def __init__(self, address: Address, events: Events) -> None:
+        self.max_message_bytes: int | None = None
+        self.last_error: Exception | None = None
+        self._address = address
+        self._events = events
+        self._client = Client()
+        self._rooms: dict[str, Subscription] = {}
+        self._sink = _Sink(events)
+
+    async def open(self, tls: _Tls | None) -> None:
+        """Connect. Raises ``nats.errors.Error``, ``OSError``, ``EngineError``."""
+        address = self._address
+        if tls is not None:
+            tls.used = False
+        options: dict[str, Any] = {**self._credentials(tls), **({} if tls is None else {"tls": tls})}
+        await self._client.connect(
+            [f"{address.scheme}://{quote(host) if ':' not in host else f'[{host}]'}:{port}" for host, port in address.hosts],
+            name=address.prefix,
+            **options,
+            allow_reconnect=False,
+            max_reconnect_attempts=1,
+            reconnect_time_wait=0,
+            pending_size=0,
+            error_cb=self._error,
+            closed_cb=self._closed,
+        )
+        if tls is not None:
+            tls.check()
+        self.max_message_bytes = self._client.max_payload
+
+    def probe_rooms(self, stem: str) -> Sequence[str]:
+        return [stem]
+
+    async def publish(self, batch: Sequence[tuple[str, bytes]]) -> Mapping[int, str]:
+        publish = self._client.publish
+        try:
+            for room, data in batch:
+                await publish(self._subject(room), data)  # never waits: nothing is bounded here, pending_size is 0
+            await self._client.flush(FLUSH_SECONDS)
+        except Error as error:
+            raise self._as_engine_error(error) from None
+        return {}
+
+    async def subscribe(self, rooms: Sequence[str]) -> None:
+        try:
+            for room in rooms:
+                self._rooms[room] = await self._client.subscribe(self._subject(room), future=self._sink)
+            await self._client.flush(FLUSH_SECONDS)
+        except Error as error:
+            raise self._as_engine_error(error) from None
+
+    async def unsubscribe(self, rooms: Sequence[str]) -> None:
+        try:
+            for room in rooms:
+                subscription = self._rooms.pop(room, None)
+                if subscription is not None:
+                    await subscription.unsubscribe()
+            await self._client.flush(FLUSH_SECONDS)
+        except Error as error:
+            raise self._as_engine_error(error) from None
+
+    def verify(self) -> None:
+        """Nothing to ask: a server of NATS is never out of office and still open."""
+
+    async def close(self) -> None:
+        self._sink.closed = True
+        with contextlib.suppress(Exception):  # nats-py waits until a frozen server has taken what is still unsent
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self._client.close()
+
+    def _subject(self, room: str) -> str:
+        return f"{self._address.prefix}.{subject_token(room)}"
+
+    def _credentials(self, tls: _Tls | None) -> dict[str, Any]:
+        """As functions: nats-py asks for them when the connection is as it will be, and ``tls://`` must be encrypted by then."""
+        address = self._address
+
+        def told(secret: str) -> Any:
+            def tell() -> str:
+                if tls is not None:
+                    tls.check()
+                return secret
+
+            return tell
+
+        if address.password:
+            return {"user": told(address.username), "password": told(address.password)}
+        return {"token": told(address.username)} if address.username else {}
+
+    async def _error(self, error: Exception) -> None:
+        self.last_error = error
+        if isinstance(error, SlowConsumerError):
+            self._events.missed("the client was too slow and dropped messages")
+
+    async def _closed(self) -> None:
+        if not self._sink.closed:
+            self._events.lost(self._address.clean(self._client.last_error or self.last_error or "the server closed the connection"))
+
+    def _as_engine_error(self, error: Error) -> EngineError:
+        return EngineError(self._address.clean(error))
+
+
+class _Sink(asyncio.Future[Msg]):
+    """What nats-py takes for the future of a request's answer: it is given every message at once, and is never done."""
+
+    def __init__(self, events: Events) -> None:
+        super().__init__()
+        self.closed = False
+        self._received = events.received
+
+    def set_result(self, message: Msg, /) -> None:
+        if not self.closed:
+            self._received(message.data)
+
+
+class _Tls(ssl.SSLContext):
+    """A context that knows whether it was used: nats-py encrypts only when the server offers it."""
+
+    used: bool
+
+    def __new__(cls, address: Address) -> _Tls:
+        return super().__new__(cls, ssl.PROTOCOL_TLS_CLIENT)
+
+    def __init__(self, address: Address) -> None:
+        super().__init__()
+        self.used = False
+        if address.ca_file is not None:
+            self.load_verify_locations(address.ca_file)
+        else:
+            self.load_default_certs()
+        if address.cert_file is not None:
+            self.load_cert_chain(address.cert_file, address.key_file)
+
+    def check(self) -> None:
+        """Raise ``EngineError`` when the connection is not encrypted."""
+        if not self.used:
+            raise EngineError("the server does not offer TLS, which tls:// asks for", permanent=True)
+
+    def wrap_bio(self, *args: Any, **kwargs: Any) -> ssl.SSLObject:
+        self.used = True
+        return super().wrap_bio(*args, **kwargs)

@@ -1,0 +1,143 @@
+"""``RedisEngine``: Redis or Valkey, one server or a cluster, through pub/sub.
+
+On a cluster pub/sub is sharded (``SPUBLISH``, ``SSUBSCRIBE``; Redis 7, Valkey): a room is the business of one server, the one
+that owns the slot of its channel. When slots move, the link ends; the next one asks the cluster anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
+from redis.exceptions import RedisError
+
+from .address import Address
+from .link import EngineError, Events
+from .redis_server import RedisServer, ask, engine_error
+
+__all__ = ["RedisEngine"]
+
+Route = Sequence[tuple[range, tuple[str, int]]]
+"""Which slots belong to which server."""
+
+
+class RedisEngine:
+    """Redis at ``address``; with ``cluster``, what the address names are servers to ask for the others."""
+
+    def __init__(self, address: Address, *, cluster: bool = False) -> None:
+        self.name = "Redis Cluster" if cluster else "Redis"
+        self.where = address.where
+        self._address = address
+        self._cluster = cluster
+
+    async def connect(self, events: Events) -> RedisLink:
+        link = RedisLink(self._address, events, sharded=self._cluster)
+        try:
+            await link.open(await self._route())
+        except (RedisError, OSError) as error:
+            await link.close()
+            raise engine_error(error, self._address) from None
+        except BaseException:
+            await link.close()
+            raise
+        return link
+
+    async def _route(self) -> Route:
+        if not self._cluster:
+            return [(range(REDIS_CLUSTER_HASH_SLOTS), self._address.hosts[0])]
+        error: Exception = EngineError("no server was asked")
+        for host, port in self._address.hosts:
+            try:
+                return _route_of(await ask(self._address, host, port, "CLUSTER", "SLOTS"), host)
+            except (RedisError, OSError) as failed:
+                error = failed
+        raise error
+
+
+class RedisLink:
+    """All servers, and which of them a room belongs to."""
+
+    max_message_bytes = 512 * 1024 * 1024
+    """``proto-max-bulk-len``, as it is by default."""
+
+    def __init__(self, address: Address, events: Events, *, sharded: bool) -> None:
+        self._address = address
+        self._events = events
+        self._sharded = sharded
+        # "{}" makes a cluster hash the whole name: what a room's name has in braces must not decide where it lives.
+        self._prefix = f"{address.prefix}{{}}:".encode()
+        self._servers: list[RedisServer] = []
+        self._owners: list[RedisServer] = []
+
+    async def open(self, route: Route) -> None:
+        """Connect to everybody in ``route``. Raises what redis-py raises, ``EngineError``, ``OSError``."""
+        servers: dict[tuple[str, int], RedisServer] = {}
+        owners: list[RedisServer | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
+        for slots, place in route:
+            if place not in servers:
+                servers[place] = server = RedisServer(self._address, self._events, sharded=self._sharded)
+                self._servers.append(server)
+                await server.open(*place)
+            owners[slots.start : slots.stop] = [servers[place]] * len(slots)
+        self._owners = [owner for owner in owners if owner is not None]
+        if len(self._owners) < REDIS_CLUSTER_HASH_SLOTS:
+            raise EngineError("not all slots of the cluster are served")
+
+    def probe_rooms(self, stem: str) -> Sequence[str]:
+        rooms: dict[RedisServer, str] = {}
+        number = 0
+        while len(rooms) < len(self._servers) and number < REDIS_CLUSTER_HASH_SLOTS:
+            room = f"{stem}/{number}"
+            rooms.setdefault(self._owner(self._channel(room)), room)
+            number += 1
+        return list(rooms.values())
+
+    async def publish(self, batch: Sequence[tuple[str, bytes]]) -> Mapping[int, str]:
+        parts: defaultdict[RedisServer, list[int]] = defaultdict(list)
+        messages = [(self._channel(room), data) for room, data in batch]
+        for index, (channel, _) in enumerate(messages):
+            parts[self._owner(channel)].append(index)
+        answers = [server.publish([messages[index] for index in indexes]) for server, indexes in parts.items()]
+        refused: dict[int, str] = {}
+        for indexes, answer in zip(parts.values(), answers, strict=True):
+            refused.update({indexes[place]: self._address.clean(reason) for place, reason in (await answer).items()})
+        return refused
+
+    async def subscribe(self, rooms: Sequence[str]) -> None:
+        await self._tell(rooms, RedisServer.subscribe)
+
+    async def unsubscribe(self, rooms: Sequence[str]) -> None:
+        await self._tell(rooms, RedisServer.unsubscribe)
+
+    def verify(self) -> None:
+        for server in self._servers:
+            server.verify()
+
+    async def close(self) -> None:
+        for server in self._servers:
+            await server.close()
+
+    async def _tell(self, rooms: Sequence[str], tell: Callable[[RedisServer, list[bytes]], asyncio.Future[Any]]) -> None:
+        parts: defaultdict[RedisServer, list[bytes]] = defaultdict(list)
+        for room in rooms:
+            channel = self._channel(room)
+            parts[self._owner(channel)].append(channel)
+        for answer in [tell(server, channels) for server, channels in parts.items()]:
+            await answer
+
+    def _channel(self, room: str) -> bytes:
+        return self._prefix + room.encode("utf-8", "surrogatepass")
+
+    def _owner(self, channel: bytes) -> RedisServer:
+        return self._owners[key_slot(channel)] if self._sharded else self._servers[0]
+
+
+def _route_of(slots: list[Any], asked_host: str) -> Route:
+    """What ``CLUSTER SLOTS`` answers: first slot, last slot, the master, its replicas. A master without a host is the one asked."""
+    return [
+        (range(first, last + 1), (master[0].decode() if master[0] else asked_host, int(master[1])))
+        for first, last, master, *_ in slots
+    ]

@@ -1,0 +1,53 @@
+"""Engines that all broker tests of a process share, each started when it is first asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.servers import Nats, Redis, Server
+
+KINDS: dict[str, Callable[[Path], Server]] = {
+    "redis": Redis,
+    "redis-cluster": lambda directory: Redis(directory, cluster=True),
+    "nats": Nats,
+}
+
+Engines = Callable[[str], Server]
+
+
+@pytest.fixture(scope="session")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
+    """``engines("redis")``: a running server, the same one each time. Tests tell themselves apart by a prefix of their own."""
+    running: dict[str, Server] = {}
+
+    def engine(kind: str) -> Server:
+        if kind not in running:
+            server = KINDS[kind](tmp_path_factory.mktemp(kind))
+            server.start()
+            running[kind] = server
+        return running[kind]
+
+    yield engine
+    for server in running.values():
+        server.stop()
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """Every kind of engine in turn."""
+    found: str = request.param
+    return found
+
+
+@pytest.fixture
+def own_engine(kind: str, tmp_path: Path) -> Iterator[Server]:
+    """A server of this test's own, which it may stop, freeze and kill."""
+    server = KINDS[kind](tmp_path)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
