@@ -23,7 +23,8 @@ class FanOut:
     """See the module. ``expected`` and ``done`` count deliveries: messages times the members they are for."""
 
     __slots__ = (
-        "_places", "ahead", "at", "batch", "done", "envelopes", "expected", "gone", "lost", "own", "recipients", "room", "started",
+        "_places", "ahead", "at", "batch", "done", "envelopes", "expected", "gone", "lost", "newcomers", "own", "recipients",
+        "room", "started",
     )  # fmt: skip
 
     def __init__(
@@ -34,6 +35,7 @@ class FanOut:
         recipients: Sequence[Connection],
         own: dict[Connection, list[int]],
         ahead: dict[Connection, int],
+        newcomers: dict[Connection, int] | None = None,
     ) -> None:
         self.room = room
         self.envelopes = envelopes
@@ -42,6 +44,8 @@ class FanOut:
         """Where in the batch each publisher's messages are that must not hear itself."""
         self.ahead = ahead
         """How many of the messages a member is not to get any more: it had them before its turn, or joined behind them."""
+        self.newcomers = newcomers
+        """Of those in ``ahead``, who joined behind messages that were waiting, and behind how many."""
         self.recipients = recipients
         self.at = 0
         """How many of the recipients were reached."""

@@ -44,6 +44,9 @@ class Observer:
     def missed(self, envelope: Envelope) -> None:
         """A message for one connection came to this node, where it is not (any more)."""
 
+    def confirmed(self, connection: Connection, envelope: Envelope, result: str, seconds: float) -> None:
+        """A sampled delivery came to its end: ``result`` is of ``confirms.RESULTS``, ``seconds`` are since it was accepted."""
+
     def joined(self, connection: Connection, room: str) -> None:
         """A connection became a member of a room; the gateway's own rooms too."""
 
@@ -57,7 +60,7 @@ class Observer:
 class Observers:
     """The hooks of all observers, each kind a tuple of what is to be called."""
 
-    __slots__ = ("dropped", "ended", "fanned_out", "joined", "left", "missed", "published", "reached", "sent")
+    __slots__ = ("confirmed", "dropped", "ended", "fanned_out", "joined", "left", "missed", "published", "reached", "sent")
 
     def __init__(self) -> None:
         self.published: tuple[Callable[[Envelope], None], ...] = ()
@@ -66,6 +69,7 @@ class Observers:
         self.dropped: tuple[Callable[[Connection, Sequence[Envelope], str], None], ...] = ()
         self.sent: tuple[Callable[[Connection, Envelope], None], ...] = ()
         self.missed: tuple[Callable[[Envelope], None], ...] = ()
+        self.confirmed: tuple[Callable[[Connection, Envelope, str, float], None], ...] = ()
         self.joined: tuple[Callable[[Connection, str], None], ...] = ()
         self.left: tuple[Callable[[Connection, str], None], ...] = ()
         self.ended: tuple[Callable[[Connection, Close], None], ...] = ()

@@ -85,8 +85,8 @@ class Room:
     """
 
     __slots__ = (
-        "_ahead", "_excluded", "_excludes", "_fan_out", "_is_overflow", "_max_delay_seconds", "_observers", "_pending",
-        "_pending_bytes", "_scheduled", "_snapshot", "_totals", "_turns", "members", "messages", "name",
+        "_ahead", "_excluded", "_excludes", "_fan_out", "_is_overflow", "_max_delay_seconds", "_newcomers", "_observers",
+        "_pending", "_pending_bytes", "_scheduled", "_snapshot", "_totals", "_turns", "members", "messages", "name",
     )  # fmt: skip
 
     def __init__(
@@ -110,6 +110,7 @@ class Room:
         self._excluded: list[Connection | None] = []
         self._excludes = False
         self._ahead: dict[Connection, int] = {}
+        self._newcomers: dict[Connection, int] | None = None
         self._pending_bytes = 0
         self._scheduled = False
         self._fan_out: FanOut | None = None
@@ -122,6 +123,9 @@ class Room:
         self.members.add(connection)
         if self._pending:
             self._ahead[connection] = len(self._pending)
+            if self._newcomers is None:
+                self._newcomers = {}
+            self._newcomers[connection] = len(self._pending)
         self._snapshot = None
 
     def discard(self, connection: Connection) -> None:
@@ -223,13 +227,14 @@ class Room:
         if self._snapshot is None:
             self._snapshot = tuple(self.members)
         own = _positions(self._excluded, self.members) if self._excludes else _OWN
-        fan_out = FanOut(self.name, self._pending, self._totals, self._snapshot, own, self._ahead)
+        fan_out = FanOut(self.name, self._pending, self._totals, self._snapshot, own, self._ahead, self._newcomers)
         accepted, totals = len(self._pending), self._totals
         totals.accepted += accepted
         totals.expected += fan_out.expected
         if self._is_overflow:
             totals.ledger.overflow += accepted
         self._pending, self._excluded, self._ahead, self._pending_bytes, self._excludes = [], [], {}, 0, False
+        self._newcomers = None
         return fan_out
 
     def _write_to(self, recipients: Sequence[Connection], fan_out: FanOut) -> None:

@@ -22,7 +22,7 @@ from middleware.catalogue import Metric
 from middleware.series import Histogram
 
 from ..connection import Connection
-from ..envelope import trace_id_of
+from ..envelope import Envelope, trace_id_of
 from ..fan_out import FanOut
 from ..hub import Hub
 from ..observer import Observer
@@ -52,7 +52,7 @@ class GatewayCollector(Collector, Observer):
         self.drain_left = 0
         self.drain_deadline = math.inf
         """When a drain should be over, on the monotonic clock."""
-        self.confirms = Confirms(per_second=confirms_per_second, on_confirmed=self._on_confirmed)
+        self.confirms = Confirms(per_second=confirms_per_second, observers=hub.observers)
         self.residency = self._histograms["delivery_residency_seconds"]
         self.on_loop_lag = self._histograms["loop_lag_seconds"].observe
         self.on_ping_rtt = self._histograms["ping_rtt_seconds"].observe
@@ -79,11 +79,13 @@ class GatewayCollector(Collector, Observer):
             if envelope.traceparent:
                 residency.exemplify(seconds, trace_id_of(envelope.traceparent))
 
-    def _on_confirmed(self, seconds: float, traceparent: str) -> None:
-        histogram = self._histograms["delivery_confirm_seconds"]
-        histogram.observe(seconds)
-        if traceparent:
-            histogram.exemplify(seconds, trace_id_of(traceparent))
+    def confirmed(self, connection: Connection, envelope: Envelope, result: str, seconds: float) -> None:
+        """A sampled delivery came to its end."""
+        if result == "confirmed":
+            histogram = self._histograms["delivery_confirm_seconds"]
+            histogram.observe(seconds)
+            if envelope.traceparent:
+                histogram.exemplify(seconds, trace_id_of(envelope.traceparent))
 
     def on_api_request(self, operation: str, status: int, seconds: float) -> None:
         """An API request was answered; ``operation`` is from the API's closed set."""

@@ -16,14 +16,14 @@ import math
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from middleware.close import Close
 
 from ..connection import Connection
 from ..envelope import Envelope
 from ..fan_out import FanOut
-from ..observer import Observer
+from ..observer import Observer, Observers
 
 __all__ = ["RESULTS", "Confirms"]
 
@@ -38,7 +38,7 @@ class Confirms(Observer):
 
     Args:
         per_second: how many at most; 0 samples none.
-        on_confirmed: told the seconds since the message was accepted for publishing, and its ``traceparent`` or ``""``.
+        observers: told of every sample when it comes to its end.
         timeout_seconds: how long a pong may take.
     """
 
@@ -46,14 +46,12 @@ class Confirms(Observer):
         self,
         *,
         per_second: float = 0.0,
-        on_confirmed: Callable[[float, str], None] | None = None,
+        observers: Observers | None = None,
         timeout_seconds: float = TIMEOUT_SECONDS,
     ) -> None:
         self.per_second = per_second
         self.results: Counter[str] = Counter(dict.fromkeys(RESULTS, 0))
-        self.on_result: Callable[[Connection, Envelope, str, float], None] | None = None
-        """Told of every sample: connection, envelope, result, seconds since it was accepted."""
-        self._on_confirmed = on_confirmed
+        self._observers = observers or Observers()
         self._timeout_seconds = timeout_seconds
         self._skip = 0
         self._share = 1.0
@@ -117,10 +115,8 @@ class Confirms(Observer):
         envelope, _ = found
         seconds = max(0.0, time.time() - envelope.published_at)  # another node's clock may be ahead
         self.results[result] += 1
-        if result == "confirmed" and self._on_confirmed is not None:
-            self._on_confirmed(seconds, envelope.traceparent)
-        if self.on_result is not None:
-            self.on_result(member, envelope, result, seconds)
+        for told in self._observers.confirmed:
+            told(member, envelope, result, seconds)
 
     def _tick(self) -> None:
         loop = asyncio.get_running_loop()

@@ -92,7 +92,6 @@ class DeliveryTraces(Observer):
         self._per_second = deliveries_per_second
         self._budget = deliveries_per_second
         self._budget_at = clock()
-        confirms.on_result = self.delivered
 
     # -- publish
 
@@ -148,7 +147,7 @@ class DeliveryTraces(Observer):
 
     # -- deliver
 
-    def delivered(self, connection: Connection, envelope: Envelope, result: str, seconds: float) -> None:
+    def confirmed(self, connection: Connection, envelope: Envelope, result: str, seconds: float) -> None:
         """A sampled delivery came to its end."""
         traced = bool(envelope.traceparent) and _is_sampled(envelope.traceparent)
         if traced or result != "confirmed" or seconds >= self._slow_seconds:

@@ -9,12 +9,29 @@ from collections import Counter
 import pytest
 
 from gateway.connection import Connection
+from gateway.envelope import Envelope
 from gateway.hub import Hub
+from gateway.observer import Observer, Observers
 from gateway.registry import EVERYONE
 from gateway.telemetry import confirms
 from gateway.telemetry.confirms import Confirms
 from middleware.close import FORBIDDEN
 from tests.gateway.connections import BufferingFrames, frame_connection
+
+Seen = list[tuple[Connection, Envelope, str, float]]
+
+
+def watched(per_second: float) -> tuple[Confirms, Seen]:
+    """A sampler, and what it tells."""
+    seen: Seen = []
+
+    class Watching(Observer):
+        def confirmed(self, connection: Connection, envelope: Envelope, result: str, seconds: float) -> None:
+            seen.append((connection, envelope, result, seconds))
+
+    observers = Observers()
+    observers.add(Watching())
+    return Confirms(per_second=per_second, observers=observers), seen
 
 
 async def room_of(count: int, sampler: Confirms) -> tuple[Hub, list[tuple[Connection, BufferingFrames]]]:
@@ -31,16 +48,15 @@ async def room_of(count: int, sampler: Confirms) -> tuple[Hub, list[tuple[Connec
 
 async def test_a_pong_confirms_the_message_before_the_ping() -> None:
     """The time counts from accepting the message for publishing; the trace comes along."""
-    seen: list[tuple[float, str]] = []
-    sampler = Confirms(per_second=1, on_confirmed=lambda seconds, trace: seen.append((seconds, trace)))
+    sampler, seen = watched(per_second=1)
     hub, [(_, frames)] = await room_of(1, sampler)
     await hub.publish("r", "x", traceparent="00-" + "a" * 32 + "-" + "b" * 16 + "-01")
     await asyncio.sleep(0)
     assert (len(frames.pings), sampler.waiting) == (1, 1)
     frames.pong()
     assert (sampler.results["confirmed"], sampler.waiting) == (1, 0)
-    assert seen[0][0] >= 0
-    assert seen[0][1].startswith("00-aaaa")
+    [(_, envelope, result, seconds)] = seen
+    assert (result, envelope.traceparent[:7], seconds >= 0) == ("confirmed", "00-aaaa", True)
     await hub.stop()
 
 
@@ -100,10 +116,8 @@ async def test_a_publisher_is_never_asked_about_its_own_message() -> None:
 async def test_every_delivery_is_as_likely_to_be_asked_about_as_any_other() -> None:
     """Big rooms and small ones, early and late members: their shares of the samples are their shares of the deliveries."""
     random.seed(7)
-    sampler = Confirms(per_second=1e9)
+    sampler, seen = watched(per_second=1e9)
     hub, made = await room_of(20, sampler)
-    asked: Counter[str] = Counter()
-    sampler.on_result = lambda member, _envelope, _result, _seconds: asked.update([member.id])
     sampler._share, sampler._skip = 0.05, 0
     for _ in range(2000):
         await hub.publish("r", "x")
@@ -111,6 +125,7 @@ async def test_every_delivery_is_as_likely_to_be_asked_about_as_any_other() -> N
         for _, frames in made:
             if frames.pings:
                 frames.pong()
+    asked = Counter(member.id for member, *_ in seen)
     assert sum(asked.values()) == pytest.approx(2000 * 20 * 0.05, rel=0.15)
     assert min(asked.values()) > 0.5 * 100
     assert max(asked.values()) < 1.6 * 100

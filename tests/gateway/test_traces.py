@@ -37,7 +37,7 @@ class Traced:
         provider.add_span_processor(SimpleSpanProcessor(self.exporter))
         self.tracer = provider.get_tracer("test")
         self.hub = Hub(broker, namespaces=["chat"], node=node)
-        self.confirms = Confirms(per_second=per_second)
+        self.confirms = Confirms(per_second=per_second, observers=self.hub.observers)
         self.hub.observers.add(self.confirms)
         self.traces = DeliveryTraces(provider, node=node, ledger=self.hub.registry.ledger, confirms=self.confirms, **options)
         self.hub.observers.add(self.traces)
