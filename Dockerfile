@@ -41,7 +41,7 @@ RUN tools/bin/pip wheel --no-build-isolation --no-deps --no-index --wheel-dir wh
 # A slim base has no bytecode of the standard library, and at run time nobody may write any: without it every start would
 # compile hundreds of modules. So the bytecode of all that a gateway imports, and of no more, is kept in one place.
 RUN /opt/tidegate/bin/python -I -X pycache_prefix=/opt/tidegate/bytecode -c 'import importlib, pkgutil; \
-import concurrent.futures.thread, encodings.idna, uvicorn.lifespan.off, uvicorn.loops.auto, uvicorn.loops.uvloop; \
+import concurrent.futures.thread, encodings.idna, importlib.resources.readers, uvicorn.lifespan.off, uvicorn.loops.auto, uvicorn.loops.uvloop; \
 [importlib.import_module(module.name) for package in map(importlib.import_module, ("gateway", "middleware")) \
 for module in pkgutil.walk_packages(package.__path__, package.__name__ + ".")]'
 

@@ -54,6 +54,11 @@ class Container(GatewayAt):
         done = self.docker.ask("logs", self.name)
         return done.stdout + done.stderr
 
+    def events(self) -> list[str]:
+        """The names of the events in its log, in order."""
+        lines = [line for line in self.logs().splitlines() if line.startswith("{")]
+        return [str(json.loads(line)["event"]) for line in lines]
+
     def execute(self, *command: str) -> tuple[int, str]:
         """Run a command inside; its exit code and all its output."""
         done = self.docker.ask("exec", self.name, *command)
