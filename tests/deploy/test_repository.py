@@ -48,7 +48,7 @@ def test_no_file_names_a_package_index_host() -> None:
     assert [str(path) for path, text in texts() if hosts.search(text)] == []
 
 
-@pytest.mark.parametrize("target", ["serve", "test", "lint", "format", "bench", "conformance", "dist", "help", "clean"])
+@pytest.mark.parametrize("target", ["serve", "test", "lint", "format", "bench", "conformance", "dist", "image", "image-test", "requirements", "help", "clean"])
 def test_make_help_explains_every_target(target: str) -> None:
     """``make help`` lists it with a sentence."""
     listed = subprocess.run(["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=30).stdout
@@ -63,6 +63,7 @@ def test_continuous_integration_runs_the_linters_and_the_test_command() -> None:
     assert "set -euo pipefail" in lines
     assert "make lint" in lines
     assert any(line.startswith("make test ") for line in lines)
+    assert any(line.startswith("make image-test ") for line in lines)
 
 
 def test_the_changelog_has_this_version() -> None:
