@@ -10,7 +10,6 @@ for the ops listener (health with details, ``/metrics``, ``/console``, ``/api/â€
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -36,11 +35,12 @@ from middleware.dictionaries import Dictionary, DictionaryApp, load_dictionaries
 from .api import api_routes
 from .broker import Broker, open_broker
 from .console import Feed, Sources, Statistics, console_routes
-from .health import Health, WebSocketSelfCheck, health_routes
+from .explain import Explainer, Records
+from .health import Health, HealthState, WebSocketSelfCheck, health_routes
 from .outlet import OutletOptions
 from .server import Handler, WebSocketServer
 from .settings import Settings
-from .telemetry import GatewayCollector, metrics_route, new_registry, tracer_provider
+from .telemetry import DeliveryTraces, GatewayCollector, flush, metrics_route, new_registry, tracer_provider
 from .version import __version__
 
 __all__ = ["ROOM_ROUTE", "Gateway", "create_app"]
@@ -77,11 +77,15 @@ class Gateway:
             handler=handler,
             **{**_server_options(settings), **server_options},
         )
-        self.collector = GatewayCollector(self.server.hub)
+        self.collector = GatewayCollector(self.server.hub, confirms_per_second=settings.telemetry.confirms_per_second)
         self.metrics_registry.register(self.collector)
+        if self._tracer_provider is not None:
+            self.server.hub.observers.add(_traces(self.server, self._tracer_provider, self.collector, settings))
+        self.explainer = _explainer(self.server) if settings.telemetry.explain else None
         dictionaries = load_dictionaries(settings.compression.dictionaries)
         self.sockets = _chain(self.server, settings, self.metrics_registry, self._tracer_provider, dictionaries)
         self.health = _health(self.server, self.sockets, self.collector)
+        self.collector.add_source(lambda: _state(self.health))
         self._http = Starlette(
             routes=[
                 *health_routes(self.health, details=False, startup=False),
@@ -110,7 +114,7 @@ class Gateway:
         self.health.stopped()
         await self.server.stop()
         if self._tracer_provider is not None:
-            await asyncio.to_thread(self._tracer_provider.shutdown)  # it may wait for a collector
+            await flush(self._tracer_provider)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -255,6 +259,27 @@ def _feed(gateway: Gateway) -> Feed:
     return Feed(Statistics(sources), is_over=lambda: server.admission.draining and not server.registry.connections)
 
 
+def _traces(server: WebSocketServer, provider: Any, collector: GatewayCollector, settings: Settings) -> DeliveryTraces:
+    return DeliveryTraces(
+        provider,
+        node=server.hub.node,
+        ledger=server.registry.ledger,
+        confirms=collector.confirms,
+        ratio=settings.telemetry.message_ratio,
+    )
+
+
+def _explainer(server: WebSocketServer) -> Explainer:
+    records = Records()
+    server.hub.observers.add(records)
+    return Explainer(server.hub, records)
+
+
+def _state(health: Health) -> dict[str, dict[tuple[str, ...], float]]:
+    """The node's state as metrics."""
+    return {"ready": {(): health.state is HealthState.READY}, "draining": {(): health.state is HealthState.DRAINING}}
+
+
 def _ops_routes(gateway: Gateway) -> list[BaseRoute]:
     settings = gateway.settings
     return [
@@ -264,6 +289,7 @@ def _ops_routes(gateway: Gateway) -> list[BaseRoute]:
         *api_routes(
             gateway.server,
             feed=gateway.feed,
+            explainer=gateway.explainer,
             api_key=settings.api_key.get_secret_value() if settings.api_key else None,
             max_body_bytes=settings.message.max_bytes,
             version=__version__,

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..console.figures import schemas as statistics_schemas
 from .events import EVENT_STREAM
-from .openapi_schemas import PARAMETERS, SCHEMAS
+from .openapi_schemas import EXPLAIN_PARAMETERS, PARAMETERS, SCHEMAS
 from .problems import PROBLEM_JSON
 
 __all__ = ["openapi_document"]
@@ -26,6 +26,7 @@ _ERRORS = {
     "500": ("InternalError", "A fault of the gateway."),
     "503": ("Unavailable", "The broker cannot be used, or too much is under way. Try again after `Retry-After` seconds."),
 }
+_ASKED = "Every node is asked; those that do not answer within a second are named in `silent`, and what they have is missing."
 _ALWAYS = ("401", "403", "405", "500")
 _PUBLISHING = ("400", "408", "413", "415", "422", "503")
 
@@ -44,8 +45,8 @@ def openapi_document(version: str, *, has_statistics: bool = True) -> Json:
             "title": "Tidegate",
             "version": version,
             "summary": "Publish to WebSocket clients, look at them, close them.",
-            "description": "On the ops listener only. Errors are problem documents (RFC 9457). Lists and figures are those of the"
-            " node that answers; publishing and closing reach every node.",
+            "description": "On the ops listener only. Errors are problem documents (RFC 9457). Rooms are counted over all"
+            " nodes, other figures are those of the node that answers; publishing and closing reach every node.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/"}],
@@ -110,21 +111,22 @@ def _room_paths() -> Json:
         "/api/rooms": {
             "get": {
                 "operationId": "rooms",
-                "summary": "The rooms that have members on this node, by name.",
+                "summary": "The rooms that have members on any node, by name.",
+                "description": _ASKED + " A page may be shorter than `limit` and have a `next` all the same.",
                 "tags": ["inspect"],
-                "parameters": [_ref("parameters", "limit"), _ref("parameters", "after")],
-                "responses": {"200": _answer("A page of rooms.", "Rooms"), **_errors("400")},
+                "parameters": [_ref("parameters", name) for name in ("limit", "after", "local")],
+                "responses": {"200": _answer("A page of rooms.", "Rooms"), **_errors("400", "503")},
             }
         },
         "/api/rooms/{room}": {
             "parameters": [_ref("parameters", "room")],
             "get": {
                 "operationId": "room",
-                "summary": "The members of a room on this node, by connection id.",
-                "description": "A room is there while somebody is in it, so one that nobody is in has 0 members.",
+                "summary": "The members of a room on all nodes, by connection id.",
+                "description": "A room is there while somebody is in it, so one that nobody is in has 0 members. " + _ASKED,
                 "tags": ["inspect"],
-                "parameters": [_ref("parameters", "limit"), _ref("parameters", "after")],
-                "responses": {"200": _answer("The room and a page of its members.", "Room"), **_errors("400")},
+                "parameters": [_ref("parameters", name) for name in ("limit", "after", "local")],
+                "responses": {"200": _answer("The room and a page of its members.", "Room"), **_errors("400", "503")},
             },
         },
         "/api/rooms/{room}/stream": {
@@ -214,6 +216,24 @@ def _other_paths() -> Json:
                 "responses": {"200": _answer("The node and its figures.", "Node"), **_errors()},
             }
         },
+        "/api/explain": {
+            "get": {
+                "operationId": "explain",
+                "summary": "Why did this client not get that message? Of this node, from what it remembers.",
+                "tags": ["inspect"],
+                "parameters": EXPLAIN_PARAMETERS,
+                "responses": {"200": _explanation(), **_errors("400", "404")},
+            }
+        },
+        "/api/nodes": {
+            "get": {
+                "operationId": "nodes",
+                "summary": "The nodes that this one hears of, itself first.",
+                "description": "A node is there from its first heartbeat until it says goodbye or has missed three, six seconds.",
+                "tags": ["inspect"],
+                "responses": {"200": _answer("The nodes.", "Nodes"), **_errors()},
+            }
+        },
         "/api/openapi.json": {
             "get": {
                 "operationId": "openapi",
@@ -224,6 +244,12 @@ def _other_paths() -> Json:
             }
         },
     }
+
+
+def _explanation() -> Json:
+    answer = _answer("The answer; as text when `Accept` names `text/plain`.", "Explanation")
+    answer["content"]["text/plain"] = {"schema": {"type": "string"}}
+    return answer
 
 
 def _ref(kind: str, name: str) -> Json:

@@ -7,7 +7,7 @@ from typing import Any
 from ..message import MAX_ROOM_BYTES
 from .requests import DEFAULT_PAGE, LARGEST_PAGE, LONGEST_KEY, LONGEST_USER, REASONS
 
-__all__ = ["PARAMETERS", "SCHEMAS"]
+__all__ = ["EXPLAIN_PARAMETERS", "PARAMETERS", "SCHEMAS"]
 
 Json = dict[str, Any]
 
@@ -39,6 +39,7 @@ PARAMETERS: Json = {
     "exclude": _query_parameter("exclude", "Id of a connection that is not to get the message.", type="string"),
     "limit": _query_parameter("limit", "Size of the page.", type="integer", minimum=1, maximum=LARGEST_PAGE, default=DEFAULT_PAGE),
     "after": _query_parameter("after", "`next` of the page before.", type="string"),
+    "local": _query_parameter("local", "Ask the node that answers alone.", type="boolean", default=False),
     "reason": _query_parameter(
         "reason", "What the clients are told; the close code belongs to it.", enum=list(REASONS), default=REASONS[0]
     ),
@@ -69,8 +70,22 @@ _SECONDS: Json = {"type": "number", "minimum": 0}
 _FLAG: Json = {"type": "boolean"}
 _REASON: Json = {"type": "string", "enum": list(REASONS)}
 _NEXT: Json = {"type": ["string", "null"], "description": "`after` of the next page; null at the end."}
+_LOCAL: Json = {**_COUNT, "description": "Of these, on the node that answers."}
+_END: Json = {
+    "next": _NEXT,
+    "complete": {**_FLAG, "description": "Every node that is known of was asked and has answered."},
+    "silent": {**_array(_TEXT), "description": "Nodes that have not; what they have is missing."},
+}
 _STATE: Json = {"type": "string", "enum": ["connecting", "open", "closing", "closed"]}
 _COUNTS: Json = {"type": "object", "additionalProperties": _COUNT}
+
+EXPLAIN_PARAMETERS: list[Json] = [
+    _query_parameter("connection", "Id of the connection that it is about.", type="string"),
+    _query_parameter("user", "Id of the user whose connections it is about.", type="string"),
+    _query_parameter("room", "Only messages to this room; alone: what the room itself has seen.", type="string"),
+    _query_parameter("message", "Only this message; publishing answers with its id.", type="string"),
+]
+
 
 SCHEMAS: Json = {
     "Published": _object(
@@ -80,14 +95,40 @@ SCHEMAS: Json = {
             "recipients_local": {**_COUNT, "description": "Connections of this node that it goes to; other nodes may have more."},
         }
     ),
-    "Rooms": _object({"rooms": _array(_object({"name": _TEXT, "members": _COUNT})), "total": _COUNT, "next": _NEXT}),
+    "Nodes": _object(
+        {
+            "nodes": _array(
+                _object(
+                    {
+                        "id": _TEXT,
+                        "version": _TEXT,
+                        "age_seconds": _SECONDS,
+                        "connections": _COUNT,
+                        "rooms": _COUNT,
+                        "load": {**_SECONDS, "description": "CPU seconds per second of its process; 1 is one core in full."},
+                        "draining": _FLAG,
+                        "heard_seconds_ago": {**_SECONDS, "description": "How old these figures are; 0 for the node that answers."},
+                    }
+                )
+            )
+        }
+    ),
+    "Rooms": _object(
+        {
+            "rooms": _array(_object({"name": _TEXT, "members": _COUNT, "members_local": _LOCAL})),
+            "total": {**_COUNT, "description": "The sum of the nodes' rooms; one that is on two nodes counts twice."},
+            "total_local": {**_COUNT, "description": "Rooms of the node that answers."},
+            **_END,
+        }
+    ),
     "Room": _object(
         {
             "name": _TEXT,
             "members": _COUNT,
+            "members_local": _LOCAL,
             "messages": {**_COUNT, "description": "Published to it on this node since its first member came."},
             "connections": _array(_TEXT),
-            "next": _NEXT,
+            **_END,
         }
     ),
     "Connection": _object(
@@ -133,6 +174,14 @@ SCHEMAS: Json = {
                     "subscriptions": {**_COUNT, "description": "Rooms this node listens to."},
                 }
             ),
+        }
+    ),
+    "Explanation": _object(
+        {
+            "node": _TEXT,
+            "answer": {**_array(_TEXT), "description": "In plain words, a sentence or two each."},
+            "connections": {**_array({"type": "object"}), "description": "What is known of each, with a verdict for each message."},
+            "rooms": {**_array({"type": "object"}), "description": "The last messages of the room."},
         }
     ),
     "Problem": {

@@ -25,7 +25,10 @@ from starlette.websockets import WebSocketClose
 from middleware.asgi import Event, Receive, Scope, Send
 
 from ..console import Feed
+from ..explain import Explainer
 from ..server import WebSocketServer
+from .clustering import Clustering
+from .explaining import Explaining
 from .idempotency import IdempotencyTable
 from .inspecting import Inspecting
 from .problems import Problem, problem_of
@@ -61,6 +64,7 @@ def api_routes(
     max_body_bytes: int,
     version: str,
     feed: Feed | None = None,
+    explainer: Explainer | None = None,
     idempotency: IdempotencyTable | None = None,
     on_request: OnRequest | None = None,
     body_timeout_seconds: float = 10.0,
@@ -74,6 +78,7 @@ def api_routes(
         max_body_bytes: the largest message that is taken.
         version: of the gateway, for people.
         feed: of the process' figures; without one they have no address.
+        explainer: answers why a client did not get a message; without one that address says how to switch it on.
         idempotency: the table of remembered keys, when somebody else wants to look at it.
         on_request: for metrics.
         body_timeout_seconds: how long a client may take to send a body.
@@ -84,17 +89,20 @@ def api_routes(
     publishing = Publishing(
         server.hub, idempotency or IdempotencyTable(), max_body_bytes, body_timeout_seconds, broker_timeout_seconds
     )  # fmt: skip
+    clustering = Clustering(server)
     inspecting = Inspecting(server, version, broker_timeout_seconds, has_statistics=feed is not None)
     paths: dict[str, dict[str, Handler]] = {
         OPENAPI_PATH: {"GET": inspecting.openapi},
         "/api/node": {"GET": inspecting.node},
         "/api/broadcast": {"POST": publishing.broadcast},
-        "/api/rooms": {"GET": inspecting.rooms},
-        "/api/rooms/{room}": {"GET": inspecting.room},
+        "/api/nodes": {"GET": clustering.nodes},
+        "/api/rooms": {"GET": clustering.rooms},
+        "/api/rooms/{room}": {"GET": clustering.room},
         "/api/rooms/{room}/messages": {"POST": publishing.publish_to_room},
         "/api/rooms/{room}/stream": {"GET": Listening(server).room_stream},
         "/api/users/{user}/messages": {"POST": publishing.publish_to_user},
         "/api/users/{user}/connections": {"DELETE": inspecting.close_user},
+        "/api/explain": {"GET": Explaining(explainer).explain},
         "/api/connections/{id}": {"GET": inspecting.connection, "DELETE": inspecting.close_connection},
     }
     if feed is not None:

@@ -251,5 +251,5 @@ class TelemetrySettings(Group):
     """Share of messages that get spans, of the connections that are sampled."""
     confirms_per_second: Annotated[float, Field(ge=0, le=10_000)] = 5.0
     """Deliveries per second, of all of this process, that the client confirms: a ping behind the message and its pong; 0: none."""
-    explain: bool = False
-    """Keep, for sampled messages, where each went and why."""
+    explain: bool = True
+    """Remember the last messages of each room and what happened to each connection, for `GET /api/explain`; bounded, no payloads."""

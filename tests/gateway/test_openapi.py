@@ -11,6 +11,7 @@ from openapi_spec_validator import validate
 
 from gateway.api import api_routes
 from gateway.api.openapi import openapi_document
+from gateway.explain import Explainer, Records
 from gateway.server import WebSocketServer
 from tests.gateway.api_helpers import VERSION, open_api
 from tests.gateway.console_helpers import feed_of
@@ -80,7 +81,9 @@ async def test_it_is_served_without_a_key() -> None:
 
 async def test_answers_are_as_described() -> None:
     """Every kind of answer, given by the real server, keeps its schema and comes with a status that is described."""
-    async with open_api(feed=feed_of()) as api:
+    server, records = WebSocketServer(node="n1"), Records()
+    server.hub.observers.add(records)
+    async with open_api(server, feed=feed_of(), explainer=Explainer(server.hub, records)) as api:
         ann = await api.join("lobby", "ann")
         await api.join("other")
         message = {"content": "x", "headers": {"content-type": "text/plain", "idempotency-key": "k"}}
@@ -97,7 +100,10 @@ async def test_answers_are_as_described() -> None:
             ("GET", "/api/connections/{id}", f"/api/connections/{ann.id}", {}),
             ("GET", "/api/connections/{id}", "/api/connections/x", {}),
             ("GET", "/api/node", "/api/node", {}),
+            ("GET", "/api/nodes", "/api/nodes", {}),
             ("GET", "/api/stats", "/api/stats", {}),
+            ("GET", "/api/explain", f"/api/explain?connection={ann.id}&room=lobby", {}),
+            ("GET", "/api/explain", "/api/explain", {}),
             ("DELETE", "/api/connections/{id}", f"/api/connections/{ann.id}", {}),
             ("DELETE", "/api/connections/{id}", "/api/connections/n2-1", {}),
             ("DELETE", "/api/users/{user}/connections", "/api/users/ann/connections", {}),

@@ -1,0 +1,54 @@
+"""The operation of the HTTP API that says why a client did not get a message."""
+
+from __future__ import annotations
+
+import re
+
+from starlette.datastructures import QueryParams
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+
+from ..explain import Explainer
+from ..message import check_room
+from .problems import Problem
+from .requests import check_user, is_connection_id
+from .responses import json_response
+
+__all__ = ["Explaining"]
+
+_MESSAGE_ID = re.compile(r"[\x21-\x7e]{1,255}")
+
+
+class Explaining:
+    """See the module."""
+
+    def __init__(self, explainer: Explainer | None) -> None:
+        self._explainer = explainer
+
+    async def explain(self, request: Request) -> Response:
+        """``?connection=``, ``?user=`` or ``?room=``, and ``&message=`` for one alone; as JSON, or as text for people."""
+        if self._explainer is None:
+            raise Problem(404, "Nothing is remembered: set TIDEGATE_TELEMETRY__EXPLAIN=true and start again.")
+        query = request.query_params
+        asked = {name: query[name] for name in ("connection", "user", "room", "message") if query.get(name)}
+        _check(asked, query)
+        found = self._explainer.explain(**asked)
+        if "text/plain" in request.headers.get("accept", ""):
+            return PlainTextResponse("\n".join(found["answer"]) + "\n")
+        return json_response(found)
+
+
+def _check(asked: dict[str, str], query: QueryParams) -> None:
+    if not asked.keys() & {"connection", "user", "room"}:
+        raise Problem(400, "Say whom it is about: ?connection=, ?user= or ?room=; &message= asks about one message.")
+    unknown = sorted(set(query) - {"connection", "user", "room", "message"})
+    if unknown:
+        raise Problem(400, "The parameters are connection, user, room and message.")
+    if "room" in asked:
+        check_room(asked["room"])
+    if "user" in asked:
+        check_user(asked["user"])
+    if "connection" in asked and not is_connection_id(asked["connection"]):
+        raise Problem(400, "That cannot be the id of a connection; GET /api/rooms/{room} lists them.")
+    if "message" in asked and not _MESSAGE_ID.fullmatch(asked["message"]):
+        raise Problem(400, "That cannot be the id of a message; publishing answers with it.")

@@ -1,0 +1,203 @@
+"""``Records``: small bounded memories of what rooms and connections have seen, from which deliveries are explained.
+
+What was written to whom is not recorded, which would cost every delivery: it follows from a room's publications and a connection's
+memberships. Only what went another way is: drops, direct messages, confirmations.
+
+Bounds: ``ROOMS`` rooms with ``PER_ROOM`` publications each, ``LIVE`` open connections and ``ENDED`` that are over, each with
+``PER_CONNECTION`` happenings; the oldest gives way. About 10 KiB a room and 1 KiB a connection when full; payloads are not kept.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from middleware.close import Close
+
+from ..connection import Connection
+from ..envelope import Envelope, trace_id_of
+from ..fan_out import FanOut
+from ..observer import Observer
+
+__all__ = ["ENDED", "LIVE", "PER_CONNECTION", "PER_ROOM", "ROOMS", "Happening", "Membership", "Publication", "Records", "Story"]
+
+ROOMS = 1000
+PER_ROOM = 32
+LIVE = 20_000
+ENDED = 1000
+PER_CONNECTION = 24
+_LATE = 32
+"""How many newcomers a publication remembers that came in behind it."""
+
+
+class Publication(NamedTuple):
+    """One message to a room, as this node delivered it. Times are seconds since the epoch, on this node's clock."""
+
+    id: str
+    node: str
+    trace_id: str
+    published_at: float
+    """On the clock of the node that accepted it."""
+    set_out_at: float
+    payload_bytes: int
+    recipients: int
+    lost: int
+    exclude: str
+    late: tuple[str, ...]
+    """Members that came in behind it."""
+
+
+class Membership(NamedTuple):
+    """A time that a connection was in a room; ``left_at`` is ``None`` while it is."""
+
+    room: str
+    joined_at: float
+    left_at: float | None
+
+    def covers(self, at: float) -> bool:
+        return self.joined_at <= at and (self.left_at is None or at <= self.left_at)
+
+
+class Happening(NamedTuple):
+    """Something other than a plain delivery: ``what`` is ``sent``, ``confirmed``, ``timeout``, or the reason of a drop."""
+
+    at: float
+    what: str
+    message: str
+    room: str
+    seconds: float | None = None
+
+
+class Story:
+    """What is known of one connection."""
+
+    __slots__ = ("buffered_bytes", "close", "ended_at", "happenings", "id", "initiator", "past", "rooms", "since", "user")
+
+    def __init__(self, connection: Connection, since: float) -> None:
+        self.id = connection.id
+        self.user = connection.user
+        self.since = since
+        self.rooms: dict[str, float] = {}
+        self.past: list[Membership] = []
+        self.happenings: list[Happening] = []
+        self.close: Close | None = None
+        self.initiator = ""
+        self.ended_at = 0.0
+        self.buffered_bytes = 0
+        """What waited in its outbox when its end was decided."""
+
+    def memberships(self, room: str) -> list[Membership]:
+        """Every remembered time in ``room``, oldest first."""
+        now = [Membership(room, self.rooms[room], None)] if room in self.rooms else []
+        return [one for one in self.past if one.room == room] + now
+
+    def add(self, happening: Happening) -> None:
+        self.happenings.append(happening)
+        if len(self.happenings) > PER_CONNECTION:
+            del self.happenings[0]
+
+    def leave(self, room: str, at: float) -> None:
+        self.past.append(Membership(room, self.rooms.pop(room), at))
+        if len(self.past) > PER_CONNECTION:
+            del self.past[0]
+
+
+class Records(Observer):
+    """Remembers; see the module.
+
+    Args:
+        clock: seconds since the epoch.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self.rooms: dict[str, deque[Publication]] = {}
+        self.live: dict[str, Story] = {}
+        self.ended_stories: dict[str, Story] = {}
+        self._clock = clock
+
+    def story(self, connection_id: str) -> Story | None:
+        """What is known of a connection, open or over."""
+        return self.live.get(connection_id) or self.ended_stories.get(connection_id)
+
+    # -- as an observer
+
+    def fanned_out(self, fan_out: FanOut) -> None:
+        """Remember each publication of a fan-out."""
+        ring = self.rooms.get(fan_out.room)
+        if ring is None:
+            ring = self._new_ring(fan_out.room)
+        set_out_at = self._clock() - (time.perf_counter() - fan_out.started)
+        recipients, lost = len(fan_out.recipients), fan_out.lost
+        for place, envelope in enumerate(fan_out.envelopes[-PER_ROOM:], max(0, len(fan_out.envelopes) - PER_ROOM)):
+            late = tuple([one.id for one, count in fan_out.newcomers.items() if place < count][:_LATE]) if fan_out.newcomers else ()
+            ring.append(
+                Publication(
+                    envelope.id,
+                    envelope.node,
+                    envelope.traceparent and trace_id_of(envelope.traceparent),
+                    envelope.published_at,
+                    set_out_at,
+                    len(envelope.message.payload),
+                    recipients,
+                    lost,
+                    envelope.exclude,
+                    late,
+                )
+            )
+
+    def _new_ring(self, room: str) -> deque[Publication]:
+        if len(self.rooms) >= ROOMS:
+            del self.rooms[next(iter(self.rooms))]
+        ring = self.rooms[room] = deque(maxlen=PER_ROOM)
+        return ring
+
+    def joined(self, connection: Connection, room: str) -> None:
+        """A membership begins."""
+        if room[0] == "~" and not room.startswith("~user/"):
+            return
+        story = self.live.get(connection.id)
+        now = self._clock()
+        if story is None:
+            if len(self.live) >= LIVE:
+                del self.live[next(iter(self.live))]
+            story = self.live[connection.id] = Story(connection, now)
+        story.rooms[room] = now
+
+    def left(self, connection: Connection, room: str) -> None:
+        """A membership ends, maybe with its connection."""
+        story = self.story(connection.id)
+        if story is not None and room in story.rooms:
+            story.leave(room, self._clock())
+
+    def ended(self, connection: Connection, close: Close) -> None:
+        """A connection's end is decided."""
+        story = self.live.pop(connection.id, None)
+        if story is None:
+            return
+        story.close, story.initiator, story.ended_at = close, connection.initiator, self._clock()
+        story.buffered_bytes = connection.outlet.buffered_bytes()
+        if len(self.ended_stories) >= ENDED:
+            del self.ended_stories[next(iter(self.ended_stories))]
+        self.ended_stories[connection.id] = story
+
+    def dropped(self, connection: Connection, envelopes: Sequence[Envelope], reason: str) -> None:
+        """Publications that were not written to a connection."""
+        story = self.story(connection.id)
+        if story is not None:
+            now = self._clock()
+            for envelope in envelopes[-PER_CONNECTION:]:
+                story.add(Happening(now, reason, envelope.id, envelope.room))
+
+    def confirmed(self, connection: Connection, envelope: Envelope, result: str, seconds: float) -> None:
+        """A sampled delivery came to its end."""
+        story = self.story(connection.id)
+        if story is not None and result != "closed_before":
+            story.add(Happening(self._clock(), result, envelope.id, envelope.room, seconds))
+
+    def sent(self, connection: Connection, envelope: Envelope) -> None:
+        """A message for this connection alone."""
+        story = self.story(connection.id)
+        if story is not None:
+            story.add(Happening(self._clock(), "sent", envelope.id, ""))

@@ -1,0 +1,94 @@
+"""What became of one publication for one connection: a word for machines and a sentence for people. No I/O, no clock."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from ..ledger import LEFT, SLOW
+from .records import Publication, Story
+
+__all__ = ["Verdict", "judge", "moment"]
+
+
+class Verdict(NamedTuple):
+    """``got`` is ``None`` where this node cannot know."""
+
+    word: str
+    got: bool | None
+    words: str
+
+
+_DROPPED = {
+    SLOW: "It was dropped: the connection's outbox was full because the client reads too slowly (slow-consumer).",
+    LEFT: "It was not written: the connection left the room before its turn in the fan-out.",
+    "closed": "It was not written: the end of the connection was already decided.",
+}
+
+
+def judge(publication: Publication, room: str, story: Story, buffered_bytes: int | None) -> Verdict:
+    """The verdict.
+
+    Args:
+        publication: of ``room``.
+        story: of the connection.
+        buffered_bytes: what waits in its outbox now; ``None`` when the connection is over.
+    """
+    if publication.exclude == story.id:
+        return Verdict("own", False, "The connection published it itself; without ?echo=1 nobody hears their own messages.")
+    if story.id in publication.late:
+        return Verdict("joined-later", False, "The connection joined the room when this message was already on its way.")
+    memberships = story.memberships(room)
+    if not any(one.covers(publication.set_out_at) for one in memberships):
+        return _was_no_member(publication, room, story)
+    for happening in reversed(story.happenings):
+        if happening.message == publication.id:
+            return _happened(happening.what, happening.seconds)
+    return _written(story, buffered_bytes)
+
+
+def _was_no_member(publication: Publication, room: str, story: Story) -> Verdict:
+    later = [one for one in story.memberships(room) if one.joined_at > publication.set_out_at]
+    before = [one for one in story.memberships(room) if one.left_at is not None and one.left_at < publication.set_out_at]
+    if later:
+        return Verdict("joined-later", False, f"The connection joined the room only at {moment(later[0].joined_at)}.")
+    if story.close is not None and story.ended_at <= publication.set_out_at:
+        ended = f"{moment(story.ended_at)} ({story.close.reason}, by the {story.initiator})"
+        return Verdict("closed", False, f"The connection had ended at {ended}.")
+    if before:
+        return Verdict("left", False, f"The connection had left the room at {moment(before[-1].left_at or 0.0)}.")
+    return Verdict("not-a-member", False, "The connection was not in the room, as far as this node remembers.")
+
+
+def _happened(what: str, seconds: float | None) -> Verdict:
+    if what == "confirmed":
+        return Verdict(
+            "confirmed", True,
+            f"It was written; {seconds or 0.0:.3f} s after it was accepted the client's WebSocket stack confirmed having read it.",
+        )  # fmt: skip
+    if what == "timeout":
+        return Verdict("unconfirmed", None, "It was written, but the ping behind it was not answered in time.")
+    return Verdict(what, False, _DROPPED.get(what, f"It was dropped: {what}."))
+
+
+def _written(story: Story, buffered_bytes: int | None) -> Verdict:
+    if buffered_bytes is None and story.buffered_bytes:
+        return Verdict(
+            "maybe-unsent", None,
+            f"It was written to the connection's outbox, in which {story.buffered_bytes} bytes still waited when the connection "
+            f"ended ({story.close.reason if story.close else 'lost'}); whether it was among them is not known.",
+        )  # fmt: skip
+    if buffered_bytes:
+        return Verdict(
+            "buffered",
+            None,
+            f"It was written to the connection's outbox, where {buffered_bytes} bytes wait: the client reads slowly.",
+        )
+    return Verdict(
+        "written", True, "It was written to the connection and the kernel took it. If the client shows nothing, look at the client."
+    )
+
+
+def moment(at: float) -> str:
+    """A time for people: UTC, to the millisecond."""
+    return datetime.fromtimestamp(at, UTC).strftime("%H:%M:%S.%f")[:-3] + " UTC"

@@ -1,0 +1,197 @@
+"""Why did this client not get that message? Every way a message can go has its verdict, and memory is bounded."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from gateway import fan_out
+from gateway.connection import Connection
+from gateway.explain import Explainer, Records, records
+from gateway.hub import Hub
+from gateway.outlet import OutletOptions
+from gateway.registry import EVERYONE
+from gateway.telemetry.confirms import Confirms
+from middleware.close import FORBIDDEN
+from tests.gateway.connections import BufferingFrames, envelope, frame_connection
+
+Member = tuple[Connection, BufferingFrames]
+
+
+class Remembering:
+    """A hub with records."""
+
+    def __init__(self) -> None:
+        self.hub = Hub(node="n")
+        self.records = Records()
+        self.confirms = Confirms(per_second=100, observers=self.hub.observers)
+        self.hub.observers.add(self.records)
+        self.explainer = Explainer(self.hub, self.records)
+
+    async def enter(self, *rooms: str, reads: bool = True, **options: Any) -> Member:
+        made, frames = frame_connection(id=self.hub.new_id(), **options)
+        frames.reads = reads
+        await self.hub.hold((*rooms, EVERYONE))
+        self.hub.enter(made, (*rooms, EVERYONE))
+        return made, frames
+
+    async def say(self, room: str, text: str = "x", **options: Any) -> str:
+        published = await self.hub.publish(room, text, **options)
+        await asyncio.sleep(0)
+        return published.id
+
+    def verdict(self, connection: Connection, message: str, room: str = "r") -> tuple[str, bool | None]:
+        found = self.explainer.explain(connection=connection.id, room=room, message=message)
+        [delivery] = found["connections"][0]["deliveries"]
+        assert any(delivery["words"] in line for line in found["answer"])
+        return delivery["verdict"], delivery["got"]
+
+
+@pytest.fixture
+async def on() -> Any:
+    made = Remembering()
+    await made.hub.start()
+    yield made
+    await made.hub.stop()
+
+
+async def test_a_plain_delivery_was_written(on: Remembering) -> None:
+    """And the answer sends the reader to the client."""
+    member, _ = await on.enter("r")
+    assert on.verdict(member, await on.say("r")) == ("written", True)
+
+
+async def test_a_publisher_that_does_not_hear_itself(on: Remembering) -> None:
+    """?echo=1 is named."""
+    member, _ = await on.enter("r")
+    message = await on.say("r", exclude=member)
+    assert on.verdict(member, message) == ("own", False)
+    assert "?echo=1" in on.explainer.explain(connection=member.id, room="r")["answer"][1]
+
+
+async def test_who_joined_later_or_had_left(on: Remembering) -> None:
+    """Membership is looked at as it was when the message set out, also within one turn of the loop."""
+    other, _ = await on.enter("r")
+    first = await on.say("r")
+    leaver, _ = await on.enter("r")
+    assert on.verdict(leaver, first) == ("joined-later", False)
+    published = await on.hub.publish("r", "pending")
+    newcomer, _ = await on.enter("r")
+    await asyncio.sleep(0)
+    assert on.verdict(newcomer, published.id) == ("joined-later", False)
+    assert on.verdict(leaver, published.id) == ("written", True)
+    on.hub.leave(leaver, "r")
+    second = await on.say("r")
+    assert on.verdict(leaver, second) == ("left", False)
+    stranger, _ = await on.enter("s")
+    assert on.verdict(stranger, second) == ("not-a-member", False)
+    assert on.verdict(other, second) == ("written", True)
+
+
+async def test_who_was_served_before_its_turn_was_served(on: Remembering) -> None:
+    """A member that is sent something directly has the room's message first; that is no joining late."""
+    member, _ = await on.enter("r")
+    published = await on.hub.publish("r", "pending")
+    assert await on.hub.send_to(member.id, "direct")
+    await asyncio.sleep(0)
+    assert on.verdict(member, published.id) == ("written", True)
+
+
+async def test_a_slow_consumer_and_a_full_outbox(on: Remembering) -> None:
+    """Dropped says so; what waits in the outbox is not called delivered."""
+    slow, frames = await on.enter("r", outlet=OutletOptions(max_bytes=10, policy="drop"), reads=False)
+    waiting = await on.say("r", "0123456789")
+    dropped = await on.say("r", "x")
+    assert on.verdict(slow, waiting) == ("buffered", None)
+    assert on.verdict(slow, dropped) == ("slow-consumer", False)
+    frames.finish(FORBIDDEN, "client")
+    assert on.verdict(slow, waiting) == ("maybe-unsent", None)
+    assert on.verdict(slow, await on.say("r")) if "r" in on.hub.registry.rooms else True
+
+
+async def test_a_connection_that_had_ended(on: Remembering) -> None:
+    """Its end is told with reason and initiator; it is remembered for a while."""
+    gone, frames = await on.enter("r")
+    await on.enter("r")
+    frames.finish(FORBIDDEN, "client")
+    message = await on.say("r")
+    assert on.verdict(gone, message) == ("closed", False)
+    found = on.explainer.explain(connection=gone.id)
+    assert found["connections"][0]["ended"]["reason"] == "forbidden"
+    assert "forbidden, by the client" in found["answer"][0]
+
+
+async def test_a_confirmed_delivery_is_proved(on: Remembering) -> None:
+    """The pong is the strongest thing that can be said; without one in time it is not known."""
+    member, frames = await on.enter("r")
+    on.hub.observers.add(on.confirms)
+    message = await on.say("r")
+    frames.pong()
+    assert on.verdict(member, message) == ("confirmed", True)
+    lost = await on.say("r")
+    on.confirms._finish(member, "timeout")
+    assert on.verdict(member, lost) == ("unconfirmed", None)
+
+
+async def test_a_member_that_left_before_its_turn(on: Remembering, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a fan-out of several turns."""
+    monkeypatch.setattr(fan_out, "MEMBERS_PER_TURN", 1)
+    made = [await on.enter("r") for _ in range(3)]
+    published = await on.hub.publish("r", "x")
+    await asyncio.sleep(0)
+    late, _ = next(pair for pair in made if not pair[1].written)
+    on.hub.leave(late, "r")
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert on.verdict(late, published.id) == ("left", False)
+
+
+async def test_a_message_for_one_connection_and_one_that_never_came(on: Remembering) -> None:
+    """Direct messages are told of; for what this node never delivered the answer says where to look."""
+    member, _ = await on.enter("r")
+    await on.hub.send_to(member.id, "direct")
+    [sent] = [one for one in on.records.live[member.id].happenings if one.what == "sent"]
+    answer = " ".join(on.explainer.explain(connection=member.id, message=sent.message)["answer"])
+    assert "for this connection alone and was written" in answer
+    answer = " ".join(on.explainer.explain(connection=member.id, room="r", message="n-999")["answer"])
+    assert "has delivered no message n-999 to room r" in answer
+
+
+async def test_users_rooms_and_strangers(on: Remembering) -> None:
+    """A user is all their connections; an unknown id says whether another node would know."""
+    for _ in range(2):
+        await on.enter("r", "~user/u", user="u")
+    await on.say("r")
+    found = on.explainer.explain(user="u")
+    assert len(found["connections"]) == 2
+    assert [one["room"] for one in found["connections"][0]["deliveries"]] == ["r"]
+    room = on.explainer.explain(room="r")
+    assert (room["rooms"][0]["members"], len(room["rooms"][0]["publications"])) == (2, 1)
+    assert "no member on this node" in on.explainer.explain(room="empty")["answer"][0]
+    assert "of node other" in on.explainer.explain(connection="other-7")["answer"][0]
+    assert "does not know the connection" in on.explainer.explain(connection="n-12345")["answer"][0]
+    assert "no connection of that user" in on.explainer.explain(user="nobody")["answer"][0]
+
+
+async def test_memory_is_bounded(on: Remembering, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rooms, publications, connections and happenings each have a bound; the oldest gives way; payloads are not kept."""
+    monkeypatch.setattr(records, "ROOMS", 3)
+    monkeypatch.setattr(records, "LIVE", 4)
+    monkeypatch.setattr(records, "ENDED", 2)
+    for number in range(10):
+        await on.enter(f"r{number}")
+        await on.say(f"r{number}")
+    assert (len(on.records.rooms), len(on.records.live)) == (3, 4)
+    member, _ = await on.enter("r9")
+    for _ in range(100):
+        await on.say("r9")
+        on.records.dropped(member, [envelope("x")], "slow-consumer")
+        on.hub.leave(member, "r9")
+        await on.hub.join(member, "r9")
+    story = on.records.live[member.id]
+    assert (len(on.records.rooms["r9"]), len(story.happenings), len(story.past)) == (records.PER_ROOM, 24, 24)
+    for connection in tuple(on.hub.registry.connections.values()):
+        connection.close(FORBIDDEN)
+    assert (len(on.records.live), len(on.records.ended_stories)) == (0, 2)

@@ -1,0 +1,42 @@
+"""``GET /api/explain`` of a real gateway: asked as an operator asks, and as nobody should."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+import pytest
+
+from tests.integration.gateway_process import hear, running
+
+
+async def test_an_operator_asks_why() -> None:
+    """Publish, then ask by user's room and by connection, for people and for machines."""
+    async with running() as gateway, gateway.connect("r") as client:
+        _, published = await gateway.publish("/api/rooms/r/messages", "hello")
+        assert await hear(client) == ["hello"]
+        _, room = await gateway.get("/api/rooms/r")
+        connection = room["connections"][0]
+        status, found = await gateway.get(f"/api/explain?connection={connection}&message={published['id']}")
+        assert status == 200
+        assert found["connections"][0]["deliveries"][0]["verdict"] in ("written", "confirmed")
+        _, text = await gateway.get(f"/api/explain?connection={connection}", Accept="text/plain")
+        assert text.startswith(f"Connection {connection} is open since ")
+        assert published["id"] in text
+
+
+@pytest.mark.parametrize(
+    "query", ["", "?message=x", "?room=" + quote("a/b"), "?room=~all", "?user=%00", "?connection=a%20b", "?room=r&else=1", "?user="]
+)
+async def test_what_makes_no_sense_is_400(query: str) -> None:
+    """With a sentence; hostile names are told back to nobody."""
+    async with running(TELEMETRY__CONFIRMS_PER_SECOND="0") as gateway:
+        status, problem = await gateway.get(f"/api/explain{query}")
+        assert (status, problem["status"]) == (400, 400)
+
+
+async def test_it_can_be_switched_off() -> None:
+    """The address says how to switch it on."""
+    async with running(TELEMETRY__EXPLAIN="false") as gateway:
+        status, problem = await gateway.get("/api/explain?room=r")
+        assert status == 404
+        assert "TIDEGATE_TELEMETRY__EXPLAIN" in problem["detail"]
