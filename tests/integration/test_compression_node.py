@@ -7,61 +7,25 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import hashlib
 import json
-import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 
+from ..downloads import npm_packages
 from .zstd_server import EVENTS, serve, trained
 
 SOURCES = Path(__file__).parent / "node"
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tidegate"
-
-
-def missing(reason: str) -> NoReturn:
-    """Skip visibly, or fail where everything has to be there."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
-def install(folder: Path) -> None:
-    """Fill ``folder`` with the packages of ``package.json``; whole or not at all, since several test processes may come."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as fresh:
-        shutil.copy(SOURCES / "package.json", fresh)
-        command = ["npm", "install", "--no-package-lock", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
-        try:
-            subprocess.run(command, cwd=fresh, check=True, capture_output=True, timeout=90)
-        except subprocess.TimeoutExpired:
-            missing("npm install took more than 90 s")
-        except subprocess.CalledProcessError as error:
-            missing(f"npm install failed: {error.stderr.decode(errors='replace')[-500:]}")
-        try:
-            Path(fresh).rename(folder)
-        except OSError:
-            if not folder.exists():  # else another process was first
-                raise
-        else:
-            Path(fresh).mkdir()  # for the context manager to remove
 
 
 @pytest.fixture(scope="session")
 def client_script() -> Iterator[Path]:
-    """The client beside its installed packages, in the user's cache folder, one for each content of ``package.json``."""
-    if shutil.which("node") is None or shutil.which("npm") is None:
-        missing("node and npm are not installed")
-    digest = hashlib.sha256((SOURCES / "package.json").read_bytes()).hexdigest()[:12]
-    folder = CACHE / f"node-zstd-{digest}"
-    if not folder.exists():
-        install(folder)
+    """The client beside its installed packages."""
+    folder = npm_packages(SOURCES / "package.json")
     with tempfile.TemporaryDirectory(dir=folder) as own:  # Node looks for the packages one folder up
         yield Path(shutil.copy(SOURCES / "zstd_client.mjs", own))
 
