@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import EXIT_FAILED, load, plainly, setting_options
+from .options import EXIT_FAILED, load, ops_url_of, plainly, reachable, setting_options
 
 if TYPE_CHECKING:
-    from ..settings import Settings
+    pass
 
 __all__ = ["healthcheck", "listen", "publish"]
 
@@ -37,22 +37,12 @@ def healthcheck(ops_url: str | None, ready: bool, timeout_seconds: float, config
 
     with plainly():
         reply = healthy(
-            ops_url or _ops_url(load(config, assignments).settings),
+            ops_url or ops_url_of(load(config, assignments).settings),
             "/readyz" if ready else "/healthz",
             timeout_seconds=timeout_seconds,
         )
     click.echo(reply.body.decode(errors="replace").strip() or str(reply.status))
     sys.exit(0 if reply.status == 200 else EXIT_FAILED)
-
-
-def _reachable(host: str) -> str:
-    """An address to connect to for one that is listened on."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared with, not bound to
-    return f"[{host}]" if ":" in host and not host.startswith("[") else host
-
-
-def _ops_url(settings: Settings) -> str:
-    return f"http://{_reachable(settings.ops_host)}:{settings.ops_port}"
 
 
 @click.command(short_help="Publish a message to a room.")
@@ -88,7 +78,7 @@ def publish(
     with plainly():
         settings = load(config, assignments).settings
         answer = post(
-            ops_url or _ops_url(settings),
+            ops_url or ops_url_of(settings),
             room,
             payload,
             content_type=content_type or _content_type(payload),
@@ -133,7 +123,7 @@ def listen(
     with plainly():
         if url is None:
             settings = load(config, assignments).settings
-            url = f"ws://{_reachable(settings.host)}:{settings.port}"
+            url = f"ws://{reachable(settings.host)}:{settings.port}"
         with contextlib.suppress(KeyboardInterrupt):
             asyncio.run(_print_messages(url, room, jwt_token, as_json=as_json, count=count))
 

@@ -6,18 +6,26 @@ import contextlib
 import http.client
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-__all__ = ["ClientError", "Reply", "healthy", "publish", "reason_of", "request"]
+__all__ = ["ClientError", "Reply", "events", "healthy", "publish", "reason_of", "request"]
 
 LARGEST_REPLY_BYTES = 1 << 20
 
 
 class ClientError(Exception):
-    """It did not work; the text is one sentence for the user."""
+    """It did not work; the text is one sentence for the user.
+
+    Args:
+        final: trying again would end the same way.
+    """
+
+    def __init__(self, text: str, *, final: bool = False) -> None:
+        super().__init__(text)
+        self.final = final
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +56,15 @@ def request(
     Raises:
         ClientError: the address is none, or nobody answers there.
     """
+    with _response(method, url, body, headers, timeout_seconds) as response:
+        return Reply(response.status, response.read(LARGEST_REPLY_BYTES))
+
+
+@contextlib.contextmanager
+def _response(
+    method: str, url: str, body: bytes | None, headers: Mapping[str, str] | None, timeout_seconds: float
+) -> Iterator[http.client.HTTPResponse]:
+    """The response to one request, to be read inside. Raises ``ClientError``, also for what goes wrong while it is read."""
     try:
         address = urlsplit(url)
         kind = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}[address.scheme]
@@ -58,12 +75,37 @@ def request(
         connection.request(
             method, (address.path or "/") + (f"?{address.query}" if address.query else ""), body, dict(headers or {})
         )
-        response = connection.getresponse()
-        return Reply(response.status, response.read(LARGEST_REPLY_BYTES))
+        with connection.getresponse() as response:
+            yield response
     except (OSError, http.client.HTTPException) as error:
         raise ClientError(f"no answer from {address.scheme}://{address.netloc}: {reason_of(error)}") from None
     finally:
         connection.close()
+
+
+def events(
+    url: str,
+    *,
+    headers: Mapping[str, str] | None = None,
+    hint: Callable[[int], str] = lambda status: "",
+    timeout_seconds: float = 30.0,
+) -> Iterator[bytes]:
+    """The data of a stream's events (WHATWG HTML §9.2), of one line each, until the server ends it.
+
+    Args:
+        hint: what else to say of a refusal with this status.
+        timeout_seconds: how long the server may be silent.
+
+    Raises:
+        ClientError: nobody answers, the server refused, or it is silent.
+    """
+    with _response("GET", url, None, headers, timeout_seconds) as response:
+        if response.status != 200:
+            reply = Reply(response.status, response.read(LARGEST_REPLY_BYTES))
+            raise ClientError(f"refused: {reply.detail()}{hint(reply.status)}", final=reply.status < 500)
+        while line := response.readline(LARGEST_REPLY_BYTES):
+            if line.startswith(b"data: "):
+                yield line[6:].rstrip(b"\r\n")
 
 
 def publish(

@@ -30,6 +30,7 @@ _OTHERS = {
     "healthcheck": "gateway.cli.client_commands",
     "listen": "gateway.cli.client_commands",
     "publish": "gateway.cli.client_commands",
+    "top": "gateway.cli.top",
 }
 """Commands that live in files of their own."""
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from ..settings import Settings
     from ..settings.sources import Loaded
 
-__all__ = ["EXIT_FAILED", "EXIT_WRONG", "load", "plainly", "setting_options"]
+__all__ = ["EXIT_FAILED", "EXIT_WRONG", "load", "ops_url_of", "plainly", "reachable", "setting_options"]
 
 EXIT_FAILED = 1
 EXIT_WRONG = 2
@@ -80,3 +81,14 @@ def load(config: Path | None, assignments: dict[str, str], **options: Any) -> Lo
     from ..settings.sources import load_settings
 
     return load_settings({**assignments, **{name: value for name, value in options.items() if value is not None}}, config)
+
+
+def reachable(host: str) -> str:
+    """An address to connect to for one that is listened on."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared with, not bound to
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+
+def ops_url_of(settings: Settings) -> str:
+    """Where the settings put the ops listener."""
+    return f"http://{reachable(settings.ops_host)}:{settings.ops_port}"
