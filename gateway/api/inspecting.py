@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import heapq
 import time
-from collections.abc import Iterable
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ..message import check_room
 from ..server import WebSocketServer
 from .openapi import openapi_document
 from .problems import Problem
-from .requests import Page, check_user, close_of, is_connection_id, name_of, page_of
+from .requests import check_user, close_of, is_connection_id, name_of
 from .responses import in_time, json_response
 
 __all__ = ["Inspecting"]
@@ -58,20 +55,6 @@ class Inspecting:
             }
         )
 
-    async def rooms(self, request: Request) -> Response:
-        sizes = {room.name: len(room.members) for room in self._server.registry.public_rooms()}
-        names, more = _select(sizes, page_of(request.query_params))
-        rooms = [{"name": name, "members": sizes[name]} for name in names]
-        return json_response({"rooms": rooms, "total": len(sizes), "next": more})
-
-    async def room(self, request: Request) -> Response:
-        name, page = check_room(name_of(request.path_params["room"])), page_of(request.query_params)
-        members = self._server.registry.members(name)
-        ids, more = _select((member.id for member in members), page)
-        room = self._server.registry.rooms.get(name)
-        messages = room.statistics().messages if room is not None else 0
-        return json_response({"name": name, "members": len(members), "messages": messages, "connections": ids, "next": more})
-
     async def connection(self, request: Request) -> Response:
         connection = self._server.registry.get(name_of(request.path_params["id"]))
         if connection is None:
@@ -93,12 +76,6 @@ class Inspecting:
         async with in_time(self._broker_timeout_seconds):
             count = await self._server.close_user(user, close)
         return json_response({"user": user, "reason": close.reason, "closed_local": count})
-
-
-def _select(names: Iterable[str], page: Page) -> tuple[list[str], str | None]:
-    """A page of the sorted names, and what to ask for as ``after`` to get the next one; ``None`` at the end."""
-    found = heapq.nsmallest(page.limit + 1, (name for name in names if name > page.after))
-    return found[: page.limit], found[page.limit - 1] if len(found) > page.limit else None
 
 
 def _no_connection() -> Problem:

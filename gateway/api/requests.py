@@ -33,7 +33,7 @@ from .problems import Problem
 
 __all__ = [
     "DEFAULT_PAGE", "LARGEST_PAGE", "LONGEST_KEY", "LONGEST_USER", "REASONS", "ApiKey", "Page", "check_user", "close_of",
-    "idempotency_key_of", "is_connection_id", "message_of", "name_of", "page_of", "read_body", "traceparent_of",
+    "flag_of", "idempotency_key_of", "is_connection_id", "message_of", "name_of", "page_of", "read_body", "traceparent_of",
 ]  # fmt: skip
 
 REASONS = tuple(
@@ -210,3 +210,11 @@ def page_of(query: Mapping[str, str]) -> Page:
     if not _NUMBER.fullmatch(limit) or not 1 <= int(limit) <= LARGEST_PAGE:
         raise Problem(400, f"limit is a number from 1 to {LARGEST_PAGE}.")
     return Page(int(limit), query.get("after", ""))
+
+
+def flag_of(query: Mapping[str, str], name: str) -> bool:
+    """``?name=true`` or ``false``; false when it is absent. Raises ``Problem`` 400."""
+    value = query.get(name, "false")
+    if value not in ("true", "false"):
+        raise Problem(400, f"{name} is true or false.")
+    return value == "true"

@@ -35,7 +35,6 @@ NODES_ROOM = "~nodes"
 """Where nodes are heard by all nodes."""
 MOST_QUESTIONS = 64
 """Questions of this node that may be open at the same time."""
-GOODBYE_SECONDS = 1.0
 SHORTEST_MEASURE_SECONDS = 1.0
 """Over less time than this a load would be noise."""
 IGNORED = ("malformed", "same-id", "too-many-nodes", "not-asked")
@@ -128,11 +127,7 @@ class Cluster:
             return
         beating.cancel()
         await asyncio.wait((beating,))
-        try:
-            async with asyncio.timeout(GOODBYE_SECONDS):
-                await self._hub.broker.publish(self._envelope(NODES_ROOM, Gone(self._instance)))
-        except (BrokerUnavailable, TimeoutError):
-            pass  # then they miss our heartbeats
+        self._post(NODES_ROOM, Gone(self._instance))  # the broker sends what it took before it closes
 
     def drain(self) -> None:
         """This node is going: the others are told at once."""

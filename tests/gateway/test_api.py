@@ -20,6 +20,7 @@ from gateway.envelope import Envelope
 from gateway.errors import BrokerUnavailable
 from gateway.server import WebSocketServer
 from tests.gateway.api_helpers import KEY, MAX_BODY_BYTES, VERSION, Api, open_api, settle
+from tests.gateway.linked_brokers import Engine
 
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
@@ -439,10 +440,9 @@ async def test_rooms_are_listed_by_name_page_by_page(api: Api) -> None:
         await api.join(room, "ann")
     whole = (await api.client.get("/api/rooms")).json()
     assert whole == {
-        "rooms": [{"name": "a", "members": 2}, {"name": "b", "members": 1}, {"name": "c", "members": 1}],
-        "total": 3,
-        "next": None,
-    }
+        "rooms": [{"name": name, "members": count, "members_local": count} for name, count in (("a", 2), ("b", 1), ("c", 1))],
+        "total": 3, "total_local": 3, "next": None, "complete": True, "silent": [],
+    }  # fmt: skip
     first = (await api.client.get("/api/rooms?limit=2")).json()
     assert [room["name"] for room in first["rooms"]] == ["a", "b"]
     rest = (await api.client.get("/api/rooms", params={"limit": 2, "after": first["next"]})).json()
@@ -472,7 +472,39 @@ async def test_a_room_lists_its_members(api: Api) -> None:
 async def test_a_room_without_members_is_empty(api: Api) -> None:
     """A room is there while somebody is in it; asking for another is no error."""
     room = (await api.client.get("/api/rooms/nobody")).json()
-    assert room == {"name": "nobody", "members": 0, "messages": 0, "connections": [], "next": None}
+    figures = {"members": 0, "members_local": 0, "messages": 0}
+    assert room == {"name": "nobody", **figures, "connections": [], "next": None, "complete": True, "silent": []}
+
+
+async def test_rooms_and_members_are_those_of_all_nodes() -> None:
+    """Sums over the nodes, and what of them is here; ``?local=true`` asks this node alone; a node that is silent is named."""
+    engine = Engine()
+    servers = [WebSocketServer(broker=engine.broker(), node=node) for node in ("n1", "n2")]
+    async with open_api(servers[0]) as one, open_api(servers[1]) as two:
+        async with asyncio.timeout(10):
+            while [server.cluster.statistics().nodes for server in servers] != [2, 2]:
+                await asyncio.sleep(0.01)
+        here, there = await one.join("r"), [await two.join("r"), await two.join("s")]
+        for api, local in ((one, {"r": 1, "s": 0}), (two, {"r": 1, "s": 1})):
+            rooms = (await api.client.get("/api/rooms")).json()["rooms"]
+            assert rooms == [{"name": name, "members": n, "members_local": local[name]} for name, n in (("r", 2), ("s", 1))]
+        room = (await one.client.get("/api/rooms/r")).json()
+        assert (room["members"], room["members_local"]) == (2, 1)
+        assert room["connections"] == sorted([here.id, there[0].id])
+        assert (await one.client.get("/api/rooms/r?local=true")).json()["connections"] == [here.id]
+        assert [room["name"] for room in (await one.client.get("/api/rooms?local=true")).json()["rooms"]] == ["r"]
+        problem(await one.client.get("/api/rooms?local=perhaps"), 400)
+        engine.down = True
+        answer = (await one.client.get("/api/rooms")).json()
+        assert (answer["complete"], answer["silent"], answer["total"]) == (False, ["n2"], 1)
+        engine.down = False
+
+
+async def test_nodes_are_told(api: Api) -> None:
+    """GET /api/nodes: this one first, with its figures."""
+    await api.join("lobby")
+    (node,) = (await api.client.get("/api/nodes")).json()["nodes"]
+    assert (node["id"], node["connections"], node["rooms"], node["draining"]) == ("n1", 1, 1, False)
 
 
 @pytest.mark.parametrize("limit", ["0", "1001", "-1", "x", "1e3", "", "9" * 5000, "٣"])
@@ -587,7 +619,7 @@ EVERYTHING = [
     ("POST", "/api/rooms/lobby/messages"), ("POST", "/api/users/ann/messages"), ("POST", "/api/broadcast"),
     ("GET", "/api/rooms"), ("GET", "/api/rooms/lobby"), ("GET", "/api/connections/n1-1"), ("DELETE", "/api/connections/n1-1"),
     ("DELETE", "/api/users/ann/connections"), ("GET", "/api/node"), ("GET", "/api/nothing"), ("GET", "/api/"), ("GET", "/api"),
-    ("PUT", "/api/rooms"),
+    ("GET", "/api/nodes"), ("PUT", "/api/rooms"),
 ]  # fmt: skip
 
 

@@ -182,7 +182,7 @@ def test_a_second_signal_ends_all_at_once() -> None:
         gateway.hears("ended 0 SIGTERM")
         gateway.process.terminate()
         gateway.hears("ended 1 SIGQUIT")
-        assert gateway.ends() == 0
+        assert gateway.ends() == 0, gateway.log()
 
 
 def test_a_worker_that_does_not_end_is_killed() -> None:
