@@ -56,7 +56,8 @@ ENV PATH=/opt/tidegate/bin:$PATH \
     PYTHONPYCACHEPREFIX=/opt/tidegate/bytecode \
     PYTHONUNBUFFERED=1 \
     TIDEGATE_HOST=0.0.0.0 \
-    TIDEGATE_OPS_HOST=0.0.0.0
+    TIDEGATE_OPS_HOST=0.0.0.0 \
+    TIDEGATE_OPS_PORT=9000
 
 # A number, so that an orchestrator can see that it is not root.
 USER 10001:10001

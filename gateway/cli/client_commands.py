@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,19 +31,25 @@ def healthcheck(ops_url: str | None, ready: bool, timeout_seconds: float, config
 
     \b
     Examples:
-      HEALTHCHECK CMD ["tidegate", "healthcheck", "--ops-url", "http://127.0.0.1:9000"]     (quicker: reads no settings)
+      HEALTHCHECK CMD ["tidegate", "healthcheck"]     (quick where TIDEGATE_OPS_HOST and _PORT are set: reads no other settings)
       tidegate healthcheck --ready && echo "open for business"
     """
     from .client_http import healthy
 
     with plainly():
         reply = healthy(
-            ops_url or ops_url_of(load(config, assignments).settings),
+            ops_url or _ops_url_of_variables(assignments) or ops_url_of(load(config, assignments).settings),
             "/readyz" if ready else "/healthz",
             timeout_seconds=timeout_seconds,
         )
     click.echo(reply.body.decode(errors="replace").strip() or str(reply.status))
     sys.exit(0 if reply.status == 200 else EXIT_FAILED)
+
+
+def _ops_url_of_variables(assignments: dict[str, str]) -> str | None:
+    """Where the ops listener is when variables say it all: they beat a file, and loading settings costs more than the question."""
+    host, port = (os.environ.get(f"TIDEGATE_OPS_{name}") for name in ("HOST", "PORT"))
+    return f"http://{reachable(host)}:{port}" if host and port and not assignments else None
 
 
 @click.command(short_help="Publish a message to a room.")

@@ -241,6 +241,18 @@ def test_healthcheck_finds_the_listener_by_the_settings() -> None:
     assert ops.seen[0][1] == "/readyz"
 
 
+def test_healthcheck_loads_no_settings_where_two_variables_say_it_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container asks every few seconds; what is said on the command line still counts more."""
+    with Ops(200, {"status": "ok"}) as ops:
+        host, _, port = ops.url.removeprefix("http://").partition(":")
+        env = {"TIDEGATE_OPS_HOST": host, "TIDEGATE_OPS_PORT": port}
+        monkeypatch.setattr("gateway.cli.client_commands.load", lambda *arguments: pytest.fail("settings were loaded"))
+        assert run("healthcheck", env=env).exit_code == 0
+        monkeypatch.undo()
+        assert run("healthcheck", env={**env, "TIDEGATE_OPS_PORT": "9"}).exit_code == 1
+        assert run("healthcheck", "--set", f"ops_port={port}", env={**env, "TIDEGATE_OPS_PORT": "9"}).exit_code == 0
+
+
 def test_healthcheck_of_nobody_is_one_sentence() -> None:
     """No answer is exit code 1."""
     result = run("healthcheck", "--ops-url", "http://127.0.0.1:9")

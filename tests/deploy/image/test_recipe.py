@@ -73,6 +73,7 @@ def test_the_exposed_ports_are_those_of_the_settings() -> None:
     """EXPOSE names the two defaults."""
     settings = Settings()
     assert instructions("EXPOSE") == [f"{settings.port} {settings.ops_port}"]
+    assert f" TIDEGATE_OPS_PORT={settings.ops_port}" in instructions("ENV")[-1]
 
 
 def test_the_context_is_an_allow_list() -> None:
