@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
 import re
 import shutil
-import socket
 import subprocess
-import urllib.error
-import urllib.request
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +16,8 @@ import yaml
 from gateway.cli import main as command
 from gateway.settings import Loaded, Settings, check_exposure, env_name, load_settings
 from gateway.settings.environment import field_paths
+from tests.deploy.compose import FILE, GATEWAYS, PROMETHEUS_PACKAGE, RULES, SERVICES, environment, mounts, prometheus_files
 from tests.deploy.tools import ROOT, run, tool
-from tests.integration.gateway_process import running
-
-FILE = ROOT / "examples" / "compose.yaml"
-COMPOSE: dict[str, Any] = yaml.safe_load(FILE.read_text(encoding="utf-8"))
-SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-GATEWAYS = ["gateway-1", "gateway-2"]
-RULES = {"alerts.yaml", "recording.yaml"}
-PROMETHEUS_PACKAGE = "apt-get install prometheus"
-
-
-def environment(service: str) -> dict[str, str]:
-    """Its variables with the defaults of ``${NAME:-default}`` put in."""
-    return {
-        name: re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value) for name, value in SERVICES[service]["environment"].items()
-    }  # fmt: skip
 
 
 @pytest.fixture(params=GATEWAYS)
@@ -52,12 +32,6 @@ def loaded(name: str, monkeypatch: pytest.MonkeyPatch) -> Loaded:
     for variable, value in {**image, **environment(name)}.items():
         monkeypatch.setenv(variable, value)
     return load_settings()
-
-
-def mounts(service: str) -> dict[str, Path]:
-    """Where in the container → which file or folder of the repository."""
-    pairs = [volume.split(":")[:2] for volume in SERVICES[service]["volumes"] if volume.startswith(".")]
-    return {inside: (FILE.parent / outside).resolve() for outside, inside in pairs}
 
 
 def test_it_is_a_compose_file() -> None:
@@ -174,17 +148,6 @@ def test_what_is_mounted_exists() -> None:
             assert path.exists(), path
 
 
-def prometheus_files(to: Path) -> Path:
-    """The container's /etc/prometheus as Compose would mount it; returns the configuration."""
-    for inside, outside in mounts("prometheus").items():
-        target = to / Path(inside).relative_to("/etc/prometheus")
-        if outside.is_dir():
-            shutil.copytree(outside, target)
-        else:
-            shutil.copy(outside, target)
-    return to / "prometheus.yml"
-
-
 def test_prometheus_takes_its_configuration_and_the_rules(tmp_path: Path) -> None:
     """promtool checks the file as it is mounted, with every rule file that it includes."""
     said = run(tool("promtool", PROMETHEUS_PACKAGE), "check", "config", prometheus_files(tmp_path)).stdout
@@ -196,67 +159,6 @@ def test_prometheus_scrapes_both_gateways() -> None:
     config = yaml.safe_load(mounts("prometheus")["/etc/prometheus/prometheus.yml"].read_text(encoding="utf-8"))
     targets = {job["job_name"]: job["static_configs"][0]["targets"] for job in config["scrape_configs"]}
     assert targets["tidegate"] == [f"{name}:{Settings().ops_port}" for name in GATEWAYS]
-
-
-@contextlib.asynccontextmanager
-async def prometheus(config: Path, data: Path) -> AsyncIterator[str]:
-    """A real Prometheus, started as Compose would, with its own port and folders; yields its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    places = {"/etc/prometheus/prometheus.yml": str(config), "/prometheus": str(data)}
-    arguments = []
-    for argument in SERVICES["prometheus"]["command"]:
-        flag, _, value = argument.partition("=")
-        arguments.append(f"{flag}={places.get(value, value)}")
-    process = await asyncio.create_subprocess_exec(
-        tool("prometheus", PROMETHEUS_PACKAGE), *arguments, f"--web.listen-address={address}", "--log.level=error"
-    )
-    try:
-        yield address
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
-        process._transport.close()  # type: ignore[attr-defined]  # else it is closed at the loop's end, with a warning
-
-
-async def asked(address: str, path: str) -> Any:
-    """What Prometheus answers, or None while it does not."""
-
-    def fetch() -> Any:
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        try:
-            with opener.open(f"http://{address}{path}", timeout=5) as response:
-                return json.load(response)
-        except (urllib.error.URLError, ConnectionError):
-            return None
-
-    return await asyncio.to_thread(fetch)
-
-
-async def test_a_real_prometheus_scrapes_real_gateways_with_it(tmp_path: Path) -> None:
-    """Started with the arguments and the files of Compose: both targets come up, the rules are loaded, exemplars are kept."""
-    config = prometheus_files(tmp_path)
-    async with running() as first, running() as second:
-        text = config.read_text(encoding="utf-8").replace("scrape_interval: 5s", "scrape_interval: 1s")
-        for name, gateway in zip(GATEWAYS, (first, second), strict=True):
-            text = text.replace(f"{name}:{Settings().ops_port}", gateway.ops)
-        config.write_text(text, encoding="utf-8")
-        async with prometheus(config, tmp_path / "data") as address, asyncio.timeout(60):
-            while True:
-                found = await asked(address, "/api/v1/query?query=tidegate_build_info")
-                if found and len(found["data"]["result"]) == 2:
-                    break
-                await asyncio.sleep(0.1)
-            up = await asked(address, '/api/v1/query?query=up{job="tidegate"}')
-            assert [result["value"][1] for result in up["data"]["result"]] == ["1", "1"]
-            groups = (await asked(address, "/api/v1/rules"))["data"]["groups"]
-            assert {Path(group["file"]).name for group in groups} == RULES
-            flags = (await asked(address, "/api/v1/status/flags"))["data"]
-            assert "exemplar-storage" in flags["enable-feature"]
-            ready = SERVICES["prometheus"]["healthcheck"]["test"][-1].replace("127.0.0.1:9090", address)
-            run(tool("wget", "apt-get install wget"), "-q", "-O", "/dev/null", ready, env={"no_proxy": "*"})
 
 
 # What Grafana's documentation names; Grafana itself ignores a misspelt key without a word.
