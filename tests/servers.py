@@ -70,6 +70,7 @@ class Server:
             if self._process.poll() is not None:
                 break
             time.sleep(0.01)
+        self.stop()
         raise AssertionError(f"{self.command()[0]} did not start")
 
     def signal(self, number: signal.Signals) -> None:
@@ -103,31 +104,58 @@ class Redis(Server):
         self._binary = need(binary)
         self._directory = directory
         self._cluster = cluster
+        self._bus_port = free_port()
         self._options = options
         self.scheme = ("rediss" if tls else "redis") + ("+cluster" if cluster else "")
 
     def command(self) -> list[str]:
         listen = ["--port", "0", "--tls-port", str(self.port)] if self.tls else ["--port", str(self.port)]
-        cluster = ["--cluster-enabled", "yes", "--cluster-config-file", f"nodes-{self.port}.conf"] if self._cluster else []
+        cluster = (
+            ["--cluster-enabled", "yes", "--cluster-port", str(self._bus_port), "--cluster-config-file", f"nodes-{self.port}.conf"]
+            if self._cluster
+            else []
+        )
         return [
             self._binary, *listen, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
             "--dir", str(self._directory), *cluster, *self._options,
         ]  # fmt: skip
 
     def start(self) -> None:
-        if self._cluster:
-            with contextlib.suppress(FileNotFoundError):
-                (self._directory / f"nodes-{self.port}.conf").unlink()
-        super().start()
+        self.start_without_slots()
         if self._cluster:
             self.ask("CLUSTER ADDSLOTSRANGE 0 16383")
-            while "cluster_state:ok" not in self.ask("CLUSTER INFO"):
-                time.sleep(0.01)
+            self._wait_for("CLUSTER INFO", "cluster_state:ok")
 
-    def ask(self, command: str) -> str:
-        """What the server answers to a command, roughly."""
+    def start_without_slots(self) -> None:
+        """Start as a server of a cluster that has nothing to do yet."""
+        with contextlib.suppress(FileNotFoundError):
+            (self._directory / f"nodes-{self.port}.conf").unlink()
+        super().start()
+
+    def join(self, other: Redis) -> None:
+        """Become a server of another one's cluster."""
+        self.ask(f"CLUSTER MEET 127.0.0.1 {other.port} {other._bus_port}")
+        for server in (self, other):
+            server._wait_for("CLUSTER INFO", "cluster_known_nodes:2")
+        self._wait_for("CLUSTER INFO", "cluster_slots_assigned:16384")
+
+    def take_slots_of(self, other: Redis, first: int, last: int) -> None:
+        """Own these slots from now on; they hold no keys."""
+        mine = self.ask("CLUSTER MYID").split("\r\n")[1]
+        for server in (self, other):
+            server.ask(*(f"CLUSTER SETSLOT {slot} NODE {mine}" for slot in range(first, last + 1)))
+
+    def _wait_for(self, command: str, answer: str) -> None:
+        for _ in range(1000):
+            if answer in self.ask(command):
+                return
+            time.sleep(0.01)
+        raise AssertionError(f"{command} did not answer {answer}")
+
+    def ask(self, *commands: str) -> str:
+        """What the server answers to commands, roughly."""
         with socket.create_connection(("127.0.0.1", self.port), 5) as connection:
-            connection.sendall(command.encode() + b"\r\nPING\r\n")
+            connection.sendall("".join(f"{command}\r\n" for command in (*commands, "PING")).encode())
             answer = b""
             while b"+PONG" not in answer:
                 answer += connection.recv(65536)

@@ -30,7 +30,7 @@ __all__ = ["NatsEngine", "subject_token"]
 FLUSH_SECONDS = 3600
 """nats-py's own time-out, which must not come first: what is overdue is the broker's business."""
 
-CLOSE_SECONDS = 0.5
+CLOSE_SECONDS = 0.2
 
 _PLAIN = re.compile(r"[A-Za-z0-9_:~@/-]+")
 _ODD = re.compile(rb"[^A-Za-z0-9_:~@/-]")
@@ -139,7 +139,11 @@ class NatsLink:
 
     async def close(self) -> None:
         self._sink.closed = True
-        with contextlib.suppress(Exception):  # nats-py waits until a frozen server has taken what is still unsent
+        transport = getattr(self._client, "_transport", None)
+        writer = getattr(transport, "_io_writer", None)
+        if writer is not None:  # else nats-py would wait until a frozen server has taken what is still unsent
+            writer.transport.abort()
+        with contextlib.suppress(Exception):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self._client.close()
 

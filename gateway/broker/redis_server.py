@@ -176,6 +176,9 @@ class _Conversation:
         await asyncio.wait(tasks)
         for expected in self._expected:
             expected.future.cancel()
+        writer = getattr(self._connection, "_writer", None)
+        if writer is not None:  # else what a frozen server has not taken would stay in memory until TCP gives up
+            writer.transport.abort()
         await self._connection.disconnect(nowait=True)
 
     async def _read(self) -> None:

@@ -125,7 +125,7 @@ class Settings(BaseSettings):
     workers: Annotated[int, Field(ge=1, le=MOST_WORKERS)] = 1
     """Processes that share the public port, each a node with its own ops port (``ops_port`` and those after it) and limits."""
     broker: Annotated[str, Takes("URL")] = Field(default="memory://", repr=False)
-    """Carries messages between nodes: ``memory://`` (one node), ``redis://``, ``redis+cluster://``, ``nats://``: docs/scaling.md."""
+    """Carries messages: ``memory://`` (one node), ``redis://``, ``redis+cluster://``, ``nats://``; more in docs/scaling.md."""
     api_key: SecretStr | None = None
     """Key of the HTTP API, sent as ``Authorization: Bearer``; without one the API answers 403."""
     allowed_origins: Texts = ()
