@@ -48,7 +48,10 @@ def test_no_file_names_a_package_index_host() -> None:
     assert [str(path) for path, text in texts() if hosts.search(text)] == []
 
 
-@pytest.mark.parametrize("target", ["serve", "test", "lint", "format", "bench", "conformance", "dist", "image", "image-test", "requirements", "help", "clean"])
+@pytest.mark.parametrize(
+    "target",
+    ["serve", "test", "lint", "format", "bench", "conformance", "dist", "image", "image-test", "requirements", "help", "clean"],
+)
 def test_make_help_explains_every_target(target: str) -> None:
     """``make help`` lists it with a sentence."""
     listed = subprocess.run(["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=30).stdout

@@ -246,9 +246,9 @@ def test_healthcheck_loads_no_settings_where_two_variables_say_it_all(monkeypatc
     with Ops(200, {"status": "ok"}) as ops:
         host, _, port = ops.url.removeprefix("http://").partition(":")
         env = {"TIDEGATE_OPS_HOST": host, "TIDEGATE_OPS_PORT": port}
-        monkeypatch.setattr("gateway.cli.client_commands.load", lambda *arguments: pytest.fail("settings were loaded"))
-        assert run("healthcheck", env=env).exit_code == 0
-        monkeypatch.undo()
+        with monkeypatch.context() as without:
+            without.setattr("gateway.cli.client_commands.load", lambda *arguments: pytest.fail("settings were loaded"))
+            assert run("healthcheck", env=env).exit_code == 0
         assert run("healthcheck", env={**env, "TIDEGATE_OPS_PORT": "9"}).exit_code == 1
         assert run("healthcheck", "--set", f"ops_port={port}", env={**env, "TIDEGATE_OPS_PORT": "9"}).exit_code == 0
 

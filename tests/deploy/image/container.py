@@ -7,7 +7,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
@@ -99,7 +99,9 @@ class Container(GatewayAt):
 
 
 @asynccontextmanager
-async def serving(docker: Docker, *options: str, wait: bool = True, **settings: str) -> AsyncIterator[Container]:
+async def serving(
+    docker: Docker, *options: str, wait: bool = True, confined: Sequence[str] = CONFINED, **settings: str
+) -> AsyncIterator[Container]:
     """``docker run`` with everything taken away; keyword arguments are settings: ``RATE_LIMIT__BURST="5"``."""
     public, ops = free_port(), free_port()
     settings = {"PORT": str(public), "OPS_PORT": str(ops), "API_KEY": API_KEY, "AUTH__MODE": "none", **settings}
@@ -107,7 +109,7 @@ async def serving(docker: Docker, *options: str, wait: bool = True, **settings: 
     name = f"tidegate-test-{os.getpid()}-{public}"
     container = Container(docker, name, f"127.0.0.1:{public}", f"127.0.0.1:{ops}")
     try:
-        docker.run("run", "--detach", "--name", name, *CONFINED, *environment, *options, "tidegate")
+        docker.run("run", "--detach", "--name", name, *confined, *environment, *options, "tidegate")
         if wait:
             await container.wait_until_ready()
         yield container

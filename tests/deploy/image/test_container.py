@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
+import shlex
 import signal
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import pytest
 from tests.integration.raw_client import RawClient
 
 from .container import MEMORY_BYTES, serving
-from .docker import Docker
+from .docker import ROOT, Docker
 
 pytestmark = [pytest.mark.image, pytest.mark.timeout(900)]
 
@@ -28,6 +30,17 @@ async def test_both_listeners_answer_their_probes(image: Docker) -> None:
         for path in ("/healthz", "/readyz"):
             assert (await container.get(path, public=True))[0] == 200
         assert (await container.get("/metrics", public=True))[0] == 404
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/container.md"])
+async def test_the_command_of_the_documents_serves(image: Docker, page: str) -> None:
+    """What a newcomer copies, but for the ports, which are free ones here; then `docker exec … publish` reaches a client."""
+    [command] = re.findall(r"^docker run --name tidegate (.*) tidegate$", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE)
+    assert "-p 8000:8000 " in command
+    options = shlex.split(command.replace("-p 8000:8000 ", "--network host "))
+    async with serving(image, *options, confined=(), API_KEY="", AUTH__MODE="") as container, container.connect("lobby") as client:
+        assert container.execute("tidegate", "publish", "lobby", "hello")[0] == 0
+        assert await client.recv() == "hello"
 
 
 async def test_messages_go_round_and_are_counted(image: Docker) -> None:
