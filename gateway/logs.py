@@ -149,7 +149,7 @@ def _harmless_line(record: logging.LogRecord) -> str | None:
         "logger": record.name,
         "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat().replace("+00:00", "Z"),
     }
-    event.update((name, value) for name, value in record.__dict__.items() if name not in _OF_EVERY_RECORD)
+    event |= {name: value for name, value in record.__dict__.items() if name not in _OF_EVERY_RECORD}
     event.pop("color_message", None)
     if not _PLAIN.issuperset(map(type, event.values())):
         return None
@@ -157,8 +157,9 @@ def _harmless_line(record: logging.LogRecord) -> str | None:
         line = _encode(event).decode()
     except UnicodeEncodeError:  # half a surrogate pair
         return None
-    harmless = len(line) <= LONGEST_TEXT and line.isprintable() and not _may_hold_secret(line)
-    return line if harmless else None
+    if len(line) > LONGEST_TEXT or "\x7f" in line or _may_hold_secret(line):  # the one control character that JSON does not escape
+        return None
+    return line
 
 
 def _json(event: EventDict, **_options: Any) -> str:
@@ -190,7 +191,10 @@ def _may_hold_secret(text: str) -> bool:
     if not text.isascii():
         return True
     lowered = text.lower()
-    return any(sign in lowered for sign in _SIGNS)
+    for sign in _SIGNS:  # noqa: SIM110 - any() takes twice as long
+        if sign in lowered:
+            return True
+    return False
 
 
 @lru_cache(maxsize=1024)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 from .asgi import FRAMES_EXTENSION, ASGIApp, Channel, Disconnected, Event, Frames, Hooks, Receive, Scope, Send, deny
@@ -68,13 +68,14 @@ class GuardHooks(Hooks):
     __slots__ = ("_accepting", "_inbound", "_outbound", "_waiting")
 
     def __init__(self, guards: Sequence[Guard]) -> None:
-        def having(name: str, guards: Iterable[Guard]) -> tuple[Guard, ...]:
-            return tuple(guard for guard in guards if name in guard.overridden)
-
-        self._accepting = having("accepting", reversed(guards))
-        self._inbound = having("inbound", guards)
-        self._outbound = having("outbound", reversed(guards))
-        self._waiting = having("waiting", reversed(guards))
+        having: dict[str, list[Guard]] = {"accepting": [], "inbound": [], "outbound": [], "waiting": []}
+        for guard in guards:
+            for name in guard.overridden:
+                having[name].append(guard)
+        self._accepting = tuple(reversed(having["accepting"]))
+        self._inbound = tuple(having["inbound"])
+        self._outbound = tuple(reversed(having["outbound"]))
+        self._waiting = tuple(reversed(having["waiting"]))
 
     def accepting(self, event: Event) -> Event:
         for guard in self._accepting:

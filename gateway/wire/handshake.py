@@ -223,14 +223,13 @@ def _check_head(request: HandshakeRequest) -> None:
 
 def response(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes = b"") -> bytes:
     """An HTTP/1.1 response. Raises ``RuntimeError`` on headers that would break it."""
-    lines = [b"HTTP/1.1 %d %s\r\n" % (status, _PHRASES.get(status, b""))]
-    for name, value in headers:
-        if not name or name.translate(None, _NAME_BYTES) or value.translate(None, _VALUE_BYTES):
-            raise RuntimeError(f"not a valid header: {name!r}: {value!r}")
-        lines.append(b"%s: %s\r\n" % (name, value))
-    lines.append(b"\r\n")
-    lines.append(body)
-    return b"".join(lines)
+    headers = list(headers)
+    names = [name for name, _ in headers]
+    values = b"".join([value for _, value in headers])
+    if b"" in names or b"".join(names).translate(None, _NAME_BYTES) or values.translate(None, _VALUE_BYTES):
+        raise RuntimeError(f"not all of these are valid headers: {headers!r}")
+    head = b"HTTP/1.1 %d %s\r\n" % (status, _PHRASES.get(status, b""))
+    return b"".join([head, *[b"%s: %s\r\n" % (name, value) for name, value in headers], b"\r\n", body])
 
 
 _PHRASES = {int(status): status.phrase.encode() for status in HTTPStatus}

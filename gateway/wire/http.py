@@ -22,7 +22,8 @@ from .descriptors import is_scarce
 from .handshake import HandshakeRequest, response
 from .lingering import Lingering
 from .options import WireOptions
-from .protocol import WireProtocol
+from .patience import Patience
+from .protocol import Ends, WireProtocol
 from .wheel import Wheel, wheel_of
 
 __all__ = ["GuardedHttpProtocol", "http_protocol"]
@@ -84,7 +85,22 @@ class GuardedHttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has gone."""
         self._through()
+        if self._patience is not None:
+            self._patience.end()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The client does not read as fast as it is answered (called by the transport)."""
+        super().pause_writing()
+        if self.options.write_timeout_seconds is not None:
+            self._patience = self._patience or Patience(self.transport, self.loop, self.options.write_timeout_seconds)
+            self._patience.begin()
+
+    def resume_writing(self) -> None:
+        """It has caught up (called by the transport)."""
+        super().resume_writing()
+        if self._patience is not None:
+            self._patience.end()
 
     def evict(self) -> None:
         """Others need the place (``admission.Pending``)."""
@@ -210,7 +226,8 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self.parser = cast(Any, None)
         if isinstance(protocol, WireProtocol):
             self.transport.set_protocol(protocol)
-            protocol.take_over(self.transport, request, rest, self._deadline, self, self.admission)
+            ends = Ends(self.server, self.client, self.scheme == "https")
+            protocol.take_over(self.transport, ends, request, rest, self._deadline, self, self.admission)
             return
         self.admission.leave(self)
         head = [b"%s %s HTTP/1.1\r\n" % (request.method.encode(), request.target)]

@@ -6,7 +6,7 @@ Made by an HTTP protocol class at an upgrade: uvicorn's own replay the request a
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 from urllib.parse import unquote
 
 from uvicorn.config import Config
@@ -25,7 +25,20 @@ from .options import WireOptions
 from .outbound import DENYING, HANDSHAKE, LOST, OPEN, logger
 from .parser import ParserPool
 
-__all__ = ["WireProtocol", "wire_protocol"]
+__all__ = ["Ends", "WireProtocol", "wire_protocol"]
+
+
+class Ends(NamedTuple):
+    """Of a socket: the addresses as ASGI has them, and whether it is TLS. Asking for each is a system call."""
+
+    server: tuple[str, int | None] | None
+    client: tuple[str, int] | None
+    secure: bool
+
+    @classmethod
+    def of(cls, transport: asyncio.Transport) -> Ends:
+        """As uvicorn finds them."""
+        return cls(get_local_addr(transport), get_remote_addr(transport), is_ssl(transport))
 
 
 class WireProtocol(Application):
@@ -67,6 +80,7 @@ class WireProtocol(Application):
     def take_over(
         self,
         transport: asyncio.Transport,
+        ends: Ends,
         request: HandshakeRequest,
         rest: bytes,
         deadline: float,
@@ -79,7 +93,7 @@ class WireProtocol(Application):
         pending.hand_over(http, self, self.admission)
         self._deadlines.handshake = deadline
         self._arm()
-        self._start(request)
+        self._start(request, ends)
         if rest:
             self.data_received(rest)
 
@@ -90,13 +104,13 @@ class WireProtocol(Application):
             if end:
                 self._backlog = rest
                 try:
-                    self._start(parse_head(head + end))
+                    self._start(parse_head(head + end), Ends.of(self.transport))
                 except Refused as refusal:
                     self._refuse_request(refusal)
             elif len(self._backlog) > self.options.head_bytes:
                 self._refuse(431, None, (), "the request's head is too large")
 
-    def _start(self, request: HandshakeRequest) -> None:
+    def _start(self, request: HandshakeRequest, ends: Ends) -> None:
         self._requested = True
         try:
             accepted = negotiate(request, self.handshaker)
@@ -104,19 +118,18 @@ class WireProtocol(Application):
             self._refuse_request(refusal)
             return
         self._agreement = accepted.agreement
-        task = self._loop.create_task(self._run(self._scope(request, accepted)))
+        task = self._loop.create_task(self._run(self._scope(request, ends, accepted)))
         self._server_state.tasks.add(task)
         task.add_done_callback(self._server_state.tasks.discard)
 
-    def _scope(self, request: HandshakeRequest, accepted: Accepted) -> Scope:
-        transport = self.transport
+    def _scope(self, request: HandshakeRequest, ends: Ends, accepted: Accepted) -> Scope:
         return {
             "type": "websocket",
             "asgi": {"version": self._asgi_version, "spec_version": "2.4"},
             "http_version": "1.1",
-            "scheme": "wss" if is_ssl(transport) else "ws",
-            "server": get_local_addr(transport),
-            "client": get_remote_addr(transport),
+            "scheme": "wss" if ends.secure else "ws",
+            "server": ends.server,
+            "client": ends.client,
             "root_path": self._root_path,
             "path": self._root_path + unquote(accepted.path.decode()),
             "raw_path": self._root_path.encode() + accepted.path,

@@ -106,12 +106,12 @@ def test_no_header_has_control_characters(value: bytes) -> None:
     """In neither direction: the client's is refused, the app's is its mistake."""
     with pytest.raises(Refused, match="control characters"):
         negotiate(request(PLAIN | {b"x-other": value}), handshaker())
-    with pytest.raises(RuntimeError, match="not a valid header"):
+    with pytest.raises(RuntimeError, match="valid headers"):
         response(200, [(b"x-other", value)])
 
 
 @pytest.mark.parametrize("name", [b"", b"a b", b"a:b", b"a\n", b"\xe9"])
 def test_the_name_of_a_header_is_a_token(name: bytes) -> None:
     """An app cannot smuggle a second header into a name."""
-    with pytest.raises(RuntimeError, match="not a valid header"):
+    with pytest.raises(RuntimeError, match="valid headers"):
         response(200, [(name, b"x")])
