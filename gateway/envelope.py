@@ -42,45 +42,27 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(_Header)
 
 
-class Envelope:
-    """A message on its way to a room, or the order to close a room's connections.
+class Envelope(msgspec.Struct, gc=False, eq=False):
+    """A message on its way to a room, or the order to close a room's connections."""
 
-    Args:
-        room: whom it is for; users and nodes are rooms too.
-        message: the payload; empty for a close.
-        id: unique, made by the publishing node.
-        node: the publishing node.
-        published_at: seconds since the epoch, when it was accepted for publishing.
-        exclude: a connection that is not to get it.
-        target: the only connection that is to get it (node rooms).
-        traceparent: W3C trace context of the publisher, or ``""``.
-        close: close the room's connections (or the target's) with this instead of sending.
-    """
-
-    __slots__ = ("close", "exclude", "id", "message", "node", "published_at", "room", "target", "traceparent")
-
-    def __init__(
-        self,
-        room: str,
-        message: Message,
-        *,
-        id: str,  # noqa: A002 - the field's name on the wire and in the API
-        node: str,
-        published_at: float | None = None,
-        exclude: str = "",
-        target: str = "",
-        traceparent: str = "",
-        close: Close | None = None,
-    ) -> None:
-        self.room = room
-        self.message = message
-        self.id = id
-        self.node = node
-        self.published_at = time.time() if published_at is None else published_at
-        self.exclude = exclude
-        self.target = target
-        self.traceparent = traceparent
-        self.close = close
+    room: str
+    """Whom it is for; users and nodes are rooms too."""
+    message: Message
+    """The payload; empty for a close."""
+    id: str
+    """Unique, made by the publishing node."""
+    node: str
+    """The publishing node."""
+    published_at: float = msgspec.field(default_factory=time.time)
+    """Seconds since the epoch, when it was accepted for publishing."""
+    exclude: str = ""
+    """A connection that is not to get it."""
+    target: str = ""
+    """The only connection that is to get it (node rooms)."""
+    traceparent: str = ""
+    """W3C trace context of the publisher, or ``""``."""
+    close: Close | None = None
+    """Close the room's connections (or the target's) with this instead of sending."""
 
     @property
     def kind(self) -> Literal["message", "close"]:

@@ -6,6 +6,8 @@ import time
 from collections.abc import Sequence
 from typing import TypeVar
 
+import msgspec
+
 from .connection import Connection
 from .envelope import Envelope
 from .ledger import NamespaceTotals
@@ -19,16 +21,39 @@ MEMBERS_PER_TURN = 1000
 _T = TypeVar("_T")
 
 
-class FanOut:
-    """See the module. ``expected`` and ``done`` count deliveries: messages times the members they are for."""
+class FanOut(msgspec.Struct, eq=False, gc=False):
+    """See the module. It lives for a few turns of the loop at most and is part of no cycle that outlives them."""
 
-    __slots__ = (
-        "_places", "ahead", "at", "batch", "done", "envelopes", "expected", "gone", "lost", "newcomers", "own", "recipients",
-        "room", "started",
-    )  # fmt: skip
+    room: str
+    envelopes: Sequence[Envelope]
+    batch: Batch
+    recipients: Sequence[Connection]
+    own: dict[Connection, list[int]]
+    """Where in the batch each publisher's messages are that must not hear itself."""
+    ahead: dict[Connection, int]
+    """How many of the messages a member is not to get any more: it had them before its turn, or joined behind them."""
+    newcomers: dict[Connection, int] | None = None
+    """Of those in ``ahead``, who joined behind messages that were waiting, and behind how many."""
+    started: float = msgspec.field(default_factory=time.time)
+    """When it set out, in seconds since the epoch."""
+    finished: float = 0.0
+    """When it had reached everybody."""
+    expected: int = 0
+    """Deliveries: messages times the members they are for."""
+    done: int = 0
+    """Deliveries that were made, or given up."""
+    lost: int = 0
+    """Those that were given up."""
+    at: int = 0
+    """How many of the recipients were reached."""
+    gone: set[Connection] | None = None
+    """Who has left since it set out."""
+    places: dict[Connection, int] | None = None
+    """Where each recipient stands; made when it is asked for."""
 
-    def __init__(
-        self,
+    @classmethod
+    def of(
+        cls,
         room: str,
         envelopes: Sequence[Envelope],
         totals: NamespaceTotals,
@@ -36,34 +61,23 @@ class FanOut:
         own: dict[Connection, list[int]],
         ahead: dict[Connection, int],
         newcomers: dict[Connection, int] | None = None,
-    ) -> None:
-        self.room = room
-        self.envelopes = envelopes
-        self.batch = Batch([envelope.message for envelope in envelopes], totals)
-        self.own = own
-        """Where in the batch each publisher's messages are that must not hear itself."""
-        self.ahead = ahead
-        """How many of the messages a member is not to get any more: it had them before its turn, or joined behind them."""
-        self.newcomers = newcomers
-        """Of those in ``ahead``, who joined behind messages that were waiting, and behind how many."""
-        self.recipients = recipients
-        self.at = 0
-        """How many of the recipients were reached."""
-        self.gone: set[Connection] | None = None
-        """Who has left since it set out."""
-        self.started = time.perf_counter()
-        self.expected = len(recipients) * len(envelopes)
-        self.done = self.lost = 0
-        self._places: dict[Connection, int] | None = None
+    ) -> FanOut:
+        """A fan-out that sets out now."""
+        one = len(envelopes) == 1  # most are
+        messages = [envelopes[0].message] if one else [envelope.message for envelope in envelopes]
+        fan_out = cls(room, envelopes, Batch(messages, totals), recipients, own, ahead, newcomers)
+        expected = len(recipients) * len(envelopes)
         if own or ahead:
             apart = own.keys() | ahead.keys()
-            self.expected -= sum([len(envelopes) - self.count_for(one) for one in recipients if one in apart])
+            expected -= sum([len(envelopes) - fan_out.count_for(member) for member in recipients if member in apart])
+        fan_out.expected = expected
+        return fan_out
 
     def is_before(self, member: Connection) -> bool:
         """True when the member is still to be reached."""
-        if self._places is None:
-            self._places = {recipient: place for place, recipient in enumerate(self.recipients)}
-        return self._places.get(member, -1) >= self.at and not (self.gone and member in self.gone)
+        if self.places is None:
+            self.places = {recipient: place for place, recipient in enumerate(self.recipients)}
+        return self.places.get(member, -1) >= self.at and not (self.gone and member in self.gone)
 
     def next_part(self) -> Sequence[Connection]:
         """Whom to write to now."""

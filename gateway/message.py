@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -37,13 +37,14 @@ class Message:
         data: ``str`` is sent as a text message, ``bytes`` as a binary one.
     """
 
-    __slots__ = ("_frames", "data", "payload")
+    __slots__ = ("_frames", "_plain", "data", "payload")
 
     def __init__(self, data: str | bytes) -> None:
         self.data = data
         self.payload: bytes = data.encode() if isinstance(data, str) else data
         """The payload's bytes; UTF-8 for text."""
-        self._frames: dict[Encoder | None, bytes] | None = None
+        self._plain: bytes | None = None
+        self._frames: dict[Encoder, bytes] | None = None
 
     @classmethod
     def of(cls, value: Any) -> Message:
@@ -68,35 +69,23 @@ class Message:
 
     def frame(self, encoder: Encoder | None = None) -> bytes:
         """The whole frame for connections that share ``encoder``; built once."""
-        frames = self._frames
-        if frames is None:
-            frames = self._frames = {}
-        frame = frames.get(encoder)
+        if encoder is None:
+            if self._plain is None:
+                self._plain = server_frame(TEXT_FRAME if isinstance(self.data, str) else BINARY_FRAME, self.payload)
+            return self._plain
+        if self._frames is None:
+            self._frames = {}
+        frame = self._frames.get(encoder)
         if frame is None:
-            frame = frames[encoder] = self._build_frame(encoder)
+            frame = self._frames[encoder] = server_frame(*encoder.encode(self.payload, text=self.is_text))
         return frame
 
     def event(self) -> Event:
         """The ``websocket.send`` event."""
         return {"type": "websocket.send", "text" if self.is_text else "bytes": self.data}
 
-    def _build_frame(self, encoder: Encoder | None) -> bytes:
-        if encoder is None:
-            return server_frame(TEXT_FRAME if self.is_text else BINARY_FRAME, self.payload)
-        first_byte, body = encoder.encode(self.payload, text=self.is_text)
-        return server_frame(first_byte, body)
-
     def __repr__(self) -> str:
         return f"<Message {'text' if self.is_text else 'binary'} {len(self.payload)} bytes>"
-
-
-class Encoded(NamedTuple):
-    """A batch as one connection gets it."""
-
-    blob: bytes
-    """All frames, one behind the other."""
-    payload_bytes: int
-    """The frames' bodies: what travels beside the headers."""
 
 
 class Batch:
@@ -105,30 +94,39 @@ class Batch:
     ``totals`` is where they are accounted for: messages of a room are, what an app sends to a connection by itself is not.
     """
 
-    __slots__ = ("_encoded", "messages", "payload_bytes", "totals")
+    __slots__ = ("_blob", "_encoder", "_others", "_size", "messages", "payload_bytes", "totals")
 
     def __init__(self, messages: Sequence[Message], totals: NamespaceTotals | None = None) -> None:
         self.messages = messages
         self.totals = totals
         self.payload_bytes = len(messages[0].payload) if len(messages) == 1 else sum([len(one.payload) for one in messages])
-        self._encoded: dict[Encoder | None, Encoded] = {}
+        self._blob: bytes | None = None
+        self._others: dict[Encoder | None, tuple[bytes, int]] | None = None
 
     def __len__(self) -> int:
         return len(self.messages)
 
-    def encoded(self, encoder: Encoder | None) -> Encoded:
-        """The batch for connections that share ``encoder``."""
-        encoded = self._encoded.get(encoder)
+    def encoded(self, encoder: Encoder | None) -> tuple[bytes, int]:
+        """For connections that share ``encoder``: all frames, one behind the other, and the bytes of their bodies."""
+        if self._blob is None:  # most rooms have one encoder: what the first member needs is kept at hand
+            self._encoder = encoder
+            self._blob, self._size = self._encode(encoder)
+        if encoder is self._encoder:
+            return self._blob, self._size
+        others = self._others
+        if others is None:
+            others = self._others = {}
+        encoded = others.get(encoder)
         if encoded is None:
-            encoded = self._encoded[encoder] = self._encode(encoder)
+            encoded = others[encoder] = self._encode(encoder)
         return encoded
 
-    def _encode(self, encoder: Encoder | None) -> Encoded:
+    def _encode(self, encoder: Encoder | None) -> tuple[bytes, int]:
         if encoder is None and len(self.messages) == 1:  # most are: no list, no copy
-            return Encoded(self.messages[0].frame(), self.payload_bytes)
+            return self.messages[0].frame(), self.payload_bytes
         frames = [message.frame(encoder) for message in self.messages]
         size = self.payload_bytes if encoder is None else sum([len(frame) - _header_bytes(frame) for frame in frames])
-        return Encoded(b"".join(frames), size)
+        return b"".join(frames), size
 
 
 def _header_bytes(frame: bytes) -> int:

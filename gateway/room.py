@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -185,7 +186,7 @@ class Room:
             rest = zip(self._pending[start:], self._excluded[start:], strict=True)
             envelopes = [envelope for envelope, excluded in rest if excluded is not member]
             if envelopes:
-                fan_out = FanOut(self.name, envelopes, self._totals, (member,), _OWN, _AHEAD)
+                fan_out = FanOut.of(self.name, envelopes, self._totals, (member,), _OWN, _AHEAD)
                 self._totals.expected += fan_out.expected
                 self._write_to((member,), fan_out)
 
@@ -220,6 +221,7 @@ class Room:
         self._write_to(fan_out.next_part(), fan_out)
         if fan_out.at >= len(fan_out.recipients):
             self._fan_out = None
+            fan_out.finished = time.time()
             for told in self._observers.fanned_out:
                 told(fan_out)
 
@@ -227,7 +229,7 @@ class Room:
         if self._snapshot is None:
             self._snapshot = tuple(self.members)
         own = _positions(self._excluded, self.members) if self._excludes else _OWN
-        fan_out = FanOut(self.name, self._pending, self._totals, self._snapshot, own, self._ahead, self._newcomers)
+        fan_out = FanOut.of(self.name, self._pending, self._totals, self._snapshot, own, self._ahead, self._newcomers)
         accepted, totals = len(self._pending), self._totals
         totals.accepted += accepted
         totals.expected += fan_out.expected

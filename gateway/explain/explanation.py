@@ -93,7 +93,7 @@ class Explainer:
         return {"room": room, **_about(publication), "verdict": verdict.word, "got": verdict.got, "words": verdict.words}
 
     def _publications(self, room: str, message: str | None) -> list[Publication]:
-        return [one for one in self._records.rooms.get(room, ()) if message in (None, one.id)]
+        return [one for one in self._records.publications(room) if message in (None, one.id)]
 
     def _lines(self, story: Story, names: list[str], deliveries: list[Json], message: str | None) -> Iterable[str]:
         if message is not None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from middleware.close import Close
 
@@ -112,7 +112,7 @@ class Records(Observer):
     """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
-        self.rooms: dict[str, deque[Publication]] = {}
+        self.rooms: dict[str, deque[tuple[Any, ...]]] = {}
         self.live: dict[str, Story] = {}
         self.ended_stories: dict[str, Story] = {}
         self._clock = clock
@@ -128,26 +128,22 @@ class Records(Observer):
         ring = self.rooms.get(fan_out.room)
         if ring is None:
             ring = self._new_ring(fan_out.room)
-        set_out_at = self._clock() - (time.perf_counter() - fan_out.started)
-        recipients, lost = len(fan_out.recipients), fan_out.lost
-        for place, envelope in enumerate(fan_out.envelopes[-PER_ROOM:], max(0, len(fan_out.envelopes) - PER_ROOM)):
-            late = tuple([one.id for one, count in fan_out.newcomers.items() if place < count][:_LATE]) if fan_out.newcomers else ()
-            ring.append(
-                Publication(
-                    envelope.id,
-                    envelope.node,
-                    envelope.traceparent and trace_id_of(envelope.traceparent),
-                    envelope.published_at,
-                    set_out_at,
-                    len(envelope.message.payload),
-                    recipients,
-                    lost,
-                    envelope.exclude,
-                    late,
+        first = max(0, len(fan_out.envelopes) - PER_ROOM)
+        for place, envelope in enumerate(fan_out.envelopes[first:], first):
+            newcomers, trace = fan_out.newcomers, envelope.traceparent
+            ring.append(  # as a plain tuple: a ``Publication`` costs four times as much, and few are ever looked at
+                (
+                    envelope.id, envelope.node, trace and trace_id_of(trace), envelope.published_at, fan_out.started,
+                    len(envelope.message.payload), len(fan_out.recipients), fan_out.lost, envelope.exclude,
+                    _late(newcomers, place) if newcomers else (),
                 )
-            )
+            )  # fmt: skip
 
-    def _new_ring(self, room: str) -> deque[Publication]:
+    def publications(self, room: str) -> list[Publication]:
+        """What is remembered of a room, oldest first."""
+        return [Publication._make(one) for one in self.rooms.get(room, ())]
+
+    def _new_ring(self, room: str) -> deque[tuple[Any, ...]]:
         if len(self.rooms) >= ROOMS:
             del self.rooms[next(iter(self.rooms))]
         ring = self.rooms[room] = deque(maxlen=PER_ROOM)
@@ -201,3 +197,7 @@ class Records(Observer):
         story = self.story(connection.id)
         if story is not None:
             story.add(Happening(self._clock(), "sent", envelope.id, ""))
+
+
+def _late(newcomers: dict[Connection, int], place: int) -> tuple[str, ...]:
+    return tuple([one.id for one, count in newcomers.items() if place < count][:_LATE])

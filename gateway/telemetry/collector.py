@@ -53,7 +53,8 @@ class GatewayCollector(Collector, Observer):
         self.drain_deadline = math.inf
         """When a drain should be over, on the monotonic clock."""
         self.confirms = Confirms(per_second=confirms_per_second, observers=hub.observers)
-        self.residency = self._histograms["delivery_residency_seconds"]
+        self._residency = self._histograms["delivery_residency_seconds"]
+        self._fanout_recipients, self._fanout_seconds = self._histograms["fanout_recipients"], self._histograms["fanout_seconds"]
         self.on_loop_lag = self._histograms["loop_lag_seconds"].observe
         self.on_ping_rtt = self._histograms["ping_rtt_seconds"].observe
         hub.observers.add(self)
@@ -70,11 +71,11 @@ class GatewayCollector(Collector, Observer):
 
     def fanned_out(self, fan_out: FanOut) -> None:
         """A write to a room has reached every member."""
-        self._histograms["fanout_recipients"].observe(len(fan_out.recipients))
-        self._histograms["fanout_seconds"].observe(time.perf_counter() - fan_out.started)
-        now, residency = time.time(), self.residency
+        self._fanout_recipients.observe(len(fan_out.recipients))
+        self._fanout_seconds.observe(fan_out.finished - fan_out.started)
+        residency = self._residency
         for envelope in fan_out.envelopes:
-            seconds = max(0.0, now - envelope.published_at)  # another node's clock may be ahead
+            seconds = max(0.0, fan_out.finished - envelope.published_at)  # another node's clock may be ahead
             residency.observe(seconds)
             if envelope.traceparent:
                 residency.exemplify(seconds, trace_id_of(envelope.traceparent))

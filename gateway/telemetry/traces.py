@@ -128,17 +128,15 @@ class DeliveryTraces(Observer):
                 self._ask_one(fan_out, place)
 
     def _fan_out_span(self, fan_out: FanOut, envelope: Envelope) -> None:
-        seconds = time.perf_counter() - fan_out.started
-        now = time.time()
         attributes = {
             **self._about(envelope), BATCH: len(fan_out.envelopes), RECIPIENTS: len(fan_out.recipients), LOST: fan_out.lost,
         }  # fmt: skip
         span = self._tracer.start_span(
-            "fan-out", _context(envelope.traceparent), SpanKind.CONSUMER, attributes, start_time=_nanoseconds(now - seconds)
+            "fan-out", _context(envelope.traceparent), SpanKind.CONSUMER, attributes, start_time=_nanoseconds(fan_out.started)
         )
         if span.is_recording():
             envelope.traceparent = _traceparent(span.get_span_context())
-        span.end(_nanoseconds(now))
+        span.end(_nanoseconds(fan_out.finished))
 
     def _ask_one(self, fan_out: FanOut, place: int) -> None:
         """Ask one of the recipients: a traced message shows at least one delivery of each node."""
