@@ -40,7 +40,7 @@ from .health import Health, HealthState, WebSocketSelfCheck, health_routes
 from .outlet import OutletOptions
 from .server import Handler, WebSocketServer
 from .settings import Settings
-from .telemetry import DeliveryTraces, GatewayCollector, flush, metrics_route, new_registry, tracer_provider
+from .telemetry import DeliveryTraces, GatewayCollector, flush, metrics_route, new_registry, report_nodes, tracer_provider
 from .version import __version__
 
 __all__ = ["ROOM_ROUTE", "Gateway", "create_app"]
@@ -86,6 +86,7 @@ class Gateway:
         self.sockets = _chain(self.server, settings, self.metrics_registry, self._tracer_provider, dictionaries)
         self.health = _health(self.server, self.sockets, self.collector)
         self.collector.add_source(lambda: _state(self.health))
+        report_nodes(self.collector, self.server.hub.broker, self.server.cluster)
         self._http = Starlette(
             routes=[
                 *health_routes(self.health, details=False, startup=False),

@@ -1,8 +1,9 @@
-"""Telemetry: what the core counts (``catalogue``, ``collector``, ``confirms``), spans (``traces``), the ways out (``export``)."""
+"""Telemetry: what there is to count (``catalogue``), who counts (``collector``, ``confirms``, ``nodes``), spans, the ways out."""
 
 from .catalogue import CATALOGUE, metrics_markdown
 from .collector import GatewayCollector
 from .export import flush, metrics_route, new_registry, tracer_provider
+from .nodes import report_nodes
 from .traces import DeliveryTraces
 
 __all__ = [
@@ -13,5 +14,6 @@ __all__ = [
     "metrics_markdown",
     "metrics_route",
     "new_registry",
+    "report_nodes",
     "tracer_provider",
 ]

@@ -14,6 +14,7 @@ _RTT = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.
 _LAG = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _RESIDENCY = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _CONFIRM = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_BROKER = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _SPACE = ("namespace",)
 
 CATALOGUE: tuple[Metric, ...] = (
@@ -35,6 +36,34 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric(
         "drain_overdue_seconds", "gauge", (), "seconds", "How long a drain has been running beyond the time it was given; else 0."
     ),
+    Metric("nodes", "gauge", (), "", "Nodes of the cluster that this one hears of, itself too."),
+    Metric(
+        "nodes_ignored_total",
+        "counter",
+        ("reason",),
+        "",
+        "Messages of nodes that were ignored: malformed, same-id, too-many-nodes, not-asked (an answer after its deadline).",
+    ),
+    Metric("broker_up", "gauge", (), "", "1 while the broker is connected, hears every room and carries what is published."),
+    Metric("broker_publish_seconds", "histogram", (), "seconds", "From taking a batch until the engine has it.", _BROKER),
+    Metric(
+        "broker_lag_seconds",
+        "histogram",
+        (),
+        "seconds",
+        "From accepting a message until it arrives here through the engine, by the two nodes' clocks.",
+        _BROKER,
+    ),
+    Metric(
+        "broker_errors_total",
+        "counter",
+        ("operation",),
+        "",
+        "What went wrong with the engine; each message that was taken and not confirmed is one of publish.",
+    ),
+    Metric("broker_reconnects_total", "counter", (), "", "Times that the engine was reached again."),
+    Metric("broker_gaps_total", "counter", (), "", "Times that rooms of this node may have missed something."),
+    Metric("broker_queue_messages", "gauge", (), "", "Messages taken that the engine has not confirmed."),
     Metric("broker_refused_total", "counter", (), "", "Messages that the broker did not take."),
     Metric("deliveries_accepted_total", "counter", _SPACE, "", "Messages that were fanned out."),
     Metric("deliveries_expected_total", "counter", _SPACE, "", "Messages times the recipients they had."),

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from gateway import Settings, create_app
-from gateway.errors import StartupError
 from middleware import (
     AccessLogMiddleware,
     AuthMiddleware,
@@ -169,12 +168,6 @@ async def test_the_lifespan_starts_and_stops_it_under_any_server() -> None:
         assert sent[0]["type"] == answer
         if broker.down:
             assert "the broker is down" in sent[0]["message"]
-
-
-def test_a_broker_that_this_version_has_not_is_said_at_start() -> None:
-    """One sentence with the setting and the way out."""
-    with pytest.raises(StartupError, match="TIDEGATE_BROKER"):
-        create_app(settings(broker="redis://localhost"))
 
 
 @pytest.mark.parametrize("framed", [True, False], ids=["frames", "asgi"])
