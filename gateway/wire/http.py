@@ -22,6 +22,7 @@ from .descriptors import is_scarce
 from .handshake import HandshakeRequest, response
 from .lingering import Lingering
 from .options import WireOptions
+from .patience import Patience
 from .protocol import Ends, WireProtocol
 from .wheel import Wheel, wheel_of
 
@@ -68,6 +69,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._begun = False  # in the chunk that is being parsed
         self._head_bytes = self._unfinished_bytes = 0
         self._refused = self._upgrading = False
+        self._patience: Patience | None = None
 
     # The socket
 
@@ -84,7 +86,23 @@ class GuardedHttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has gone."""
         self._through()
+        if self._patience is not None:
+            self._patience.end()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The client does not read as fast as it is answered (called by the transport)."""
+        super().pause_writing()
+        if self.options.write_timeout_seconds is not None:
+            if self._patience is None:
+                self._patience = Patience(self.transport, self.loop, self.options.write_timeout_seconds)
+            self._patience.begin()
+
+    def resume_writing(self) -> None:
+        """It has caught up (called by the transport)."""
+        super().resume_writing()
+        if self._patience is not None:
+            self._patience.end()
 
     def evict(self) -> None:
         """Others need the place (``admission.Pending``)."""

@@ -41,7 +41,8 @@ class WireOptions:
     outbound_bytes: int | None = 16 * 1024 * 1024
     """With more than this unsent, a further write ends the connection: 1013, aborted."""
     write_timeout_seconds: float | None = 20.0
-    """How long the client may take to read 16 KiB while the write buffer is above its high-water mark; beyond it 1013, aborted."""
+    """How long the client may take to read 16 KiB while the write buffer is above its high-water mark; beyond it 1013, aborted.
+    For plain HTTP, how long it may take so with an answer."""
     deflate: bool = False
     """Offer permessage-deflate (RFC 7692), without context takeover in either direction."""
     deflate_level: int = 6

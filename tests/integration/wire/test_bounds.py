@@ -144,6 +144,32 @@ async def test_a_client_that_does_not_read_is_dropped() -> None:
         await frozen.close()
 
 
+async def an_answer_without_end(scope: Any, receive: Any, send: Any) -> None:
+    """Plain HTTP that writes until the client has gone."""
+    assert scope["type"] == "http"
+    leaving = asyncio.ensure_future(left(receive))
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    while not leaving.done():
+        await send({"type": "http.response.body", "body": bytes(64_000), "more_body": True})
+        await asyncio.sleep(0)
+
+
+async def left(receive: Any) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def test_a_client_that_does_not_read_its_answer_is_dropped() -> None:
+    """Plain HTTP has the write deadline, too: socket and task are gone, and the app is told that the client has left."""
+    async with serving(an_answer_without_end, write_timeout_seconds=0.3) as served:
+        frozen = await Raw.connect(served.port, receive_buffer=4096)
+        frozen.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        frozen.send(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+        await until(lambda: served.server.server_state.tasks)
+        await until(lambda: not served.connections and not served.server.server_state.tasks)
+        await frozen.close()
+
+
 async def test_a_million_pings_queue_nothing() -> None:
     """A client that pings without reading is closed after a hundred."""
     async with serving() as served:
