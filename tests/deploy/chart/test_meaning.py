@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import pytest
@@ -224,6 +225,23 @@ def test_labels_of_ours_win_and_no_key_is_there_twice() -> None:
     pod = one(case("read-only"), "Deployment")["spec"]["template"]["metadata"]
     assert pod["labels"]["tier"] == "edge"
     assert pod["annotations"]["example.org/owner"] == "realtime"
+
+
+def test_no_name_is_too_long(objects: list[Document]) -> None:
+    """Names of Services are DNS labels of at most 63 characters, and a label's value is no longer."""
+    for document in objects:
+        metadata = document["metadata"]
+        assert re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", metadata["name"])
+        assert metadata["namespace"] == NAMESPACE
+        assert max(map(len, metadata["labels"].values())) <= 63
+
+
+def test_the_longest_names_leave_room_for_every_suffix() -> None:
+    """However a release is called."""
+    sets = {"fullnameOverride": "a-name-of-sixty-three-characters-which-is-as-many-as-a-name-has", "monitoring.enabled": True}
+    names = [document["metadata"]["name"] for document in rendered(sets)]
+    assert max(map(len, names)) <= 63
+    assert len(names) == len(set(zip(names, (document["kind"] for document in rendered(sets)), strict=True)))
 
 
 def test_pods_spread_over_zones_and_hosts() -> None:
