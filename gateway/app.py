@@ -86,6 +86,8 @@ class Gateway:
         self.sockets = _chain(self.server, settings, self.metrics_registry, self._tracer_provider, dictionaries)
         self.health = _health(self.server, self.sockets, self.collector)
         self.collector.add_source(lambda: _state(self.health))
+        if settings.connection_limit.total is not None:
+            self.collector.add_source(lambda: {"slots_limit": {(): settings.connection_limit.total or 0}})
         report_nodes(self.collector, self.server.hub.broker, self.server.cluster)
         self._http = Starlette(
             routes=[
@@ -278,7 +280,7 @@ def _explainer(server: WebSocketServer) -> Explainer:
 
 def _state(health: Health) -> dict[str, dict[tuple[str, ...], float]]:
     """The node's state as metrics."""
-    return {"ready": {(): health.state is HealthState.READY}, "draining": {(): health.state is HealthState.DRAINING}}
+    return {"ready": {(): health.looks_ready()}, "draining": {(): health.state is HealthState.DRAINING}}
 
 
 def _ops_routes(gateway: Gateway) -> list[BaseRoute]:

@@ -38,6 +38,8 @@ __all__ = ["Health", "HealthState", "HealthStatistics", "Report", "health_routes
 
 LOOP_LAG = "loop-lag"
 """The name under which the loop's lag stands among the checks."""
+STALE_SECONDS = 60.0
+"""A result this old says nothing about now: nobody asks for readiness any more."""
 
 
 class HealthState(Enum):
@@ -182,6 +184,11 @@ class Health:
             return Report(self.state.value, ())
         report = Report("ready", (*results, self._lag_result()))
         return report._replace(status="failing") if report.failing else report
+
+    def looks_ready(self) -> bool:
+        """What ``report`` would say by the state, the lag and the last results, as far as they are fresh; asks no check anything."""
+        fresh = [check for check in self.statistics().checks if self.age_seconds(check) < STALE_SECONDS]
+        return self._is_ready() and all(check.ok for check in (*fresh, self._lag_result()) if check.readiness)
 
     def statistics(self) -> HealthStatistics:
         """A snapshot, for people and metrics."""

@@ -29,8 +29,13 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric("event_loop_tasks", "gauge", (), "", "Tasks of the event loop."),
     Metric("loop_lag_seconds", "histogram", (), "seconds", "How late the event loop ran a timer.", _LAG),
     Metric(
-        "ready", "gauge", (), "", "1 while the node is started and not draining; what /readyz asks of others is not asked here."
+        "ready",
+        "gauge",
+        (),
+        "",
+        "1 while the node is started, not draining, and no check of /readyz failed when last asked.",
     ),
+    Metric("slots_limit", "gauge", (), "", "Connections that there may be (slots_taken counts them); no series without a limit."),
     Metric("draining", "gauge", (), "", "1 while the node drains."),
     Metric("drain_connections_left", "gauge", (), "", "Connections that a drain has still to close."),
     Metric(

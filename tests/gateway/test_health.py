@@ -107,6 +107,30 @@ async def test_readiness_follows_the_state() -> None:
     assert all(answer.headers["cache-control"] == "no-store" for answer in answers)
 
 
+async def test_metrics_are_told_without_asking() -> None:
+    """The state, the last results and the loop's lag; a result that is older than a minute does not count."""
+    clock, broken = Clock(), [False]
+
+    async def moody() -> None:
+        if broken[0]:
+            await ill()
+
+    health = Health(clock=clock)
+    health.add("moody", moody)
+    assert not health.looks_ready()
+    health.started()
+    assert health.looks_ready()
+    broken[0] = True
+    assert health.looks_ready()
+    await health.report()
+    assert not health.looks_ready()
+    clock.now += 60
+    assert health.looks_ready()
+    health.draining()
+    assert not health.looks_ready()
+    health.stopped()
+
+
 async def test_liveness_asks_nothing() -> None:
     """/healthz is 200 in every state, whatever the checks say: a restart would mend nothing."""
     health = Health()
