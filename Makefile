@@ -42,8 +42,9 @@ bench: $(VENV)/.installed-bench ## Measure beside other servers; the results go 
 bench-quick: $(VENV)/.installed-bench ## The same in about two minutes, printed only
 	$(BIN)/python -m benchmarks --quick $(ARGS)
 
-tables: $(VENV)/.installed ## Write the tables of settings and metrics in docs/ anew
+tables: $(VENV)/.installed-test ## Write anew what is made from settings and metrics: tables in docs/, the chart's schema
 	$(BIN)/python docs/tables.py
+	$(BIN)/python -m tests.deploy.chart.settings_schema
 
 conformance: $(VENV)/.installed-test ## All Autobahn cases against the wire (about eight minutes)
 	$(BIN)/python -m tests.conformance.run $(ARGS)

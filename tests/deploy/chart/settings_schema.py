@@ -1,6 +1,6 @@
 """The part of ``values.schema.json`` that is made from the gateway's own settings: every name, type and bound is theirs.
 
-After a change of a setting:  ``.venv/bin/python -m tests.deploy.chart.settings_schema``
+After a change of a setting: ``make tables``, which runs this module.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def schemas(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[
 def test_the_schema_is_made_from_the_settings() -> None:
     """Every setting of the gateway can be given, with its own bounds, and every broker named; the module says how to renew it."""
     assert settings_schema() == whole_schema()["properties"]["settings"]
-    assert whole_schema() == SCHEMA, "renew it: python -m tests.deploy.chart.settings_schema"
+    assert whole_schema() == SCHEMA, "renew it: make tables"
 
 
 def test_every_object_of_the_schema_is_closed() -> None:
