@@ -242,7 +242,7 @@ def _server_options(settings: Settings) -> dict[str, Any]:
 
 def _health(server: WebSocketServer, sockets: ASGIApp, collector: GatewayCollector) -> Health:
     health = Health(on_loop_lag=collector.on_loop_lag)
-    health.add("broker", server.hub.broker.check)
+    health.add("broker", server.hub.broker.check, cache_seconds=1.0)  # it is to be named soon, and costs nothing to ask
     health.add("websocket", WebSocketSelfCheck(sockets))
     return health
 
