@@ -52,7 +52,7 @@ class EventStream(Response):
         produce: Callable[[Write], Awaitable[None]],
         on_left: Callable[[], None],
         *,
-        write_timeout_seconds: float = 35.0,  # the wire itself gives up at 30 and drops the socket, too
+        write_timeout_seconds: float = 35.0,  # the wire gives up sooner, and drops the socket, too
         heartbeat_seconds: float = 15.0,
     ) -> None:
         # Proxies that gather an answer before they pass it on would make it useless (X-Accel-Buffering).
