@@ -186,7 +186,7 @@ class Health:
         return report._replace(status="failing") if report.failing else report
 
     def looks_ready(self) -> bool:
-        """What ``report`` would say by the state, the lag and the last results, as far as they are fresh; asks no check anything."""
+        """What ``report`` would say by state, lag and the last results, as far as they are fresh; asks no check anything."""
         fresh = [check for check in self.statistics().checks if self.age_seconds(check) < STALE_SECONDS]
         return self._is_ready() and all(check.ok for check in (*fresh, self._lag_result()) if check.readiness)
 
