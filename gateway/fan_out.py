@@ -13,7 +13,7 @@ from .envelope import Envelope
 from .ledger import NamespaceTotals
 from .message import Batch
 
-__all__ = ["MEMBERS_PER_TURN", "FanOut"]
+__all__ = ["MEMBERS_PER_TURN", "FanOut", "without"]
 
 MEMBERS_PER_TURN = 1000
 """A fan-out to more members than this lets the event loop do other work in between."""
@@ -111,15 +111,15 @@ class FanOut(msgspec.Struct, eq=False, gc=False):
         start, own = self.ahead.get(member, 0), self.own.get(member)
         if not start and own is None:
             return self.batch
-        rest = _without(self.batch.messages, start, own or ())
+        rest = without(self.batch.messages, start, own or ())
         return Batch(rest, self.batch.totals) if rest else None
 
     def envelopes_for(self, member: Connection) -> Sequence[Envelope]:
         """The publications of ``share``."""
-        return _without(self.envelopes, self.ahead.get(member, 0), self.own.get(member, ()))
+        return without(self.envelopes, self.ahead.get(member, 0), self.own.get(member, ()))
 
 
-def _without(items: Sequence[_T], start: int, positions: Sequence[int]) -> list[_T]:
+def without(items: Sequence[_T], start: int, positions: Sequence[int]) -> list[_T]:
     """``items`` from ``start`` on but those at ``positions``, which ascend."""
     rest: list[_T] = []
     for position in positions:

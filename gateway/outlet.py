@@ -113,15 +113,12 @@ class FrameOutlet:
             frames.set_high_water(min(64 * 1024, options.max_bytes // 2))
 
     def write(self, batch: Batch) -> int:
-        if self._frames.ending is not None:
-            return len(batch)
         if self._unsent:
+            if self._frames.ending is not None:
+                return len(batch)
             self.settle()
             if self._unsent > self._max_bytes or self._latest is not None:
                 return self._overflow(batch)
-        return self._put(batch)
-
-    def _put(self, batch: Batch) -> int:
         frames = self._frames
         blob, payload_bytes = batch.encoded(frames.encoder)
         unsent = self._unsent = frames.write(blob, len(batch.messages), payload_bytes)
@@ -217,7 +214,8 @@ class FrameOutlet:
             if latest.totals is not None:  # it is taken once more
                 latest.totals.taken -= 1
                 latest.totals.buffered -= 1
-            if self._put(latest) and latest.totals is not None:
+            self._unsent = 0  # it is its turn, whatever the bound
+            if self.write(latest) and latest.totals is not None:
                 latest.totals.taken += 1
                 latest.totals.lose(1, UNSENT)
 

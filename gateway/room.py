@@ -19,8 +19,9 @@ from middleware.close import INTERNAL_ERROR, SLOW_CONSUMER
 
 from .connection import Connection
 from .envelope import Envelope
-from .fan_out import FanOut
+from .fan_out import FanOut, without
 from .ledger import LEFT, SLOW, Ledger, NamespaceTotals
+from .message import Batch
 from .observer import Observers
 
 __all__ = ["PENDING_BYTES", "PENDING_MESSAGES", "Room", "RoomStatistics", "Turns"]
@@ -86,7 +87,7 @@ class Room:
     """
 
     __slots__ = (
-        "_ahead", "_excluded", "_excludes", "_fan_out", "_is_overflow", "_max_delay_seconds", "_newcomers", "_observers",
+        "_ahead", "_excluded", "_fan_out", "_is_overflow", "_max_delay_seconds", "_newcomers", "_observers",
         "_pending", "_pending_bytes", "_scheduled", "_snapshot", "_totals", "_turns", "members", "messages", "name",
     )  # fmt: skip
 
@@ -108,8 +109,8 @@ class Room:
         self._max_delay_seconds = max_delay_seconds
         self._turns = turns or Turns()
         self._pending: list[Envelope] = []
-        self._excluded: list[Connection | None] = []
-        self._excludes = False
+        self._excluded: list[tuple[int, Connection]] = []
+        """Who is not to get what of the pending, by its place."""
         self._ahead: dict[Connection, int] = {}
         self._newcomers: dict[Connection, int] | None = None
         self._pending_bytes = 0
@@ -143,13 +144,13 @@ class Room:
 
     def publish(self, envelope: Envelope, excluded: Connection | None = None) -> None:
         """Send the envelope's message to every member but ``excluded``."""
-        self._pending_bytes += len(envelope.message.payload)
-        self._pending.append(envelope)
-        self._excluded.append(excluded)
+        pending = self._pending
         if excluded is not None:
-            self._excludes = True
+            self._excluded.append((len(pending), excluded))
+        pending.append(envelope)
+        self._pending_bytes += len(envelope.message.payload)
         self.messages += 1
-        if self._pending_bytes > PENDING_BYTES or len(self._pending) >= PENDING_MESSAGES:
+        if self._pending_bytes > PENDING_BYTES or len(pending) >= PENDING_MESSAGES:
             self._begin()
         if not self._scheduled and self.has_pending:
             self._schedule()
@@ -183,8 +184,8 @@ class Room:
         start = self._ahead.get(member, 0)
         if start < len(self._pending):
             self._ahead[member] = len(self._pending)
-            rest = zip(self._pending[start:], self._excluded[start:], strict=True)
-            envelopes = [envelope for envelope, excluded in rest if excluded is not member]
+            own = [place for place, excluded in self._excluded if excluded is member]
+            envelopes = without(self._pending, start, own)
             if envelopes:
                 fan_out = FanOut.of(self.name, envelopes, self._totals, (member,), _OWN, _AHEAD)
                 self._totals.expected += fan_out.expected
@@ -203,7 +204,7 @@ class Room:
         """Write what is due; called once for every time it was scheduled."""
         self._scheduled = False
         self._advance()
-        if self.has_pending and not self._scheduled:
+        if (self._pending or self._fan_out is not None) and not self._scheduled:
             self._schedule()
 
     def _begin(self) -> None:
@@ -228,26 +229,30 @@ class Room:
     def _set_out(self) -> FanOut:
         if self._snapshot is None:
             self._snapshot = tuple(self.members)
-        own = _positions(self._excluded, self.members) if self._excludes else _OWN
-        fan_out = FanOut.of(self.name, self._pending, self._totals, self._snapshot, own, self._ahead, self._newcomers)
+        own = _positions(self._excluded, self.members) if self._excluded else _OWN
+        fan_out = FanOut.of(self.name, self._pending, self._totals, self._snapshot, own, self._ahead or {}, self._newcomers)
         accepted, totals = len(self._pending), self._totals
         totals.accepted += accepted
         totals.expected += fan_out.expected
         if self._is_overflow:
             totals.ledger.overflow += accepted
-        self._pending, self._excluded, self._ahead, self._pending_bytes, self._excludes = [], [], {}, 0, False
-        self._newcomers = None
+        self._pending, self._pending_bytes = [], 0
+        if self._excluded:
+            self._excluded = []
+        if self._ahead:
+            self._ahead, self._newcomers = {}, None
         return fan_out
 
     def _write_to(self, recipients: Sequence[Connection], fan_out: FanOut) -> None:
         done = 0
-        whole = fan_out.batch
+        batch: Batch | None = fan_out.batch
         alike = not fan_out.own and not fan_out.ahead
         for member in recipients:
-            batch = whole if alike else fan_out.share(member)
+            if not alike:
+                batch = fan_out.share(member)
             if batch is None:
                 continue
-            done += len(batch)
+            done += len(batch.messages)
             try:
                 lost = member.write(batch)
             except Exception:  # an encoder's or an outlet's mistake
@@ -279,10 +284,10 @@ class Room:
         return RoomStatistics(self.name, len(self.members), self.messages)
 
 
-def _positions(excluded: Sequence[Connection | None], members: set[Connection]) -> dict[Connection, list[int]]:
+def _positions(excluded: Sequence[tuple[int, Connection]], members: set[Connection]) -> dict[Connection, list[int]]:
     """Where in a batch the messages are that a member must not hear."""
     positions: dict[Connection, list[int]] = {}
-    for position, connection in enumerate(excluded):
-        if connection is not None and connection in members:
-            positions.setdefault(connection, []).append(position)
+    for place, connection in excluded:
+        if connection in members:
+            positions.setdefault(connection, []).append(place)
     return positions

@@ -30,6 +30,7 @@ from ..connection import Connection
 from ..envelope import Envelope
 from ..fan_out import FanOut
 from ..ledger import Ledger
+from ..logs import redact_text
 from ..observer import Observer
 from .confirms import Confirms
 
@@ -184,7 +185,7 @@ class DeliveryTraces(Observer):
 
     def _about(self, envelope: Envelope) -> dict[str, str | int]:
         return {
-            SYSTEM: "tidegate", DESTINATION: envelope.room, MESSAGE_ID: envelope.id, NODE: self._node,
+            SYSTEM: "tidegate", DESTINATION: redact_text(envelope.room), MESSAGE_ID: envelope.id, NODE: self._node,
             NAMESPACE: self._ledger.namespace(envelope.room), BODY_BYTES: len(envelope.message.payload),
         }  # fmt: skip
 
