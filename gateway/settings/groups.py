@@ -252,4 +252,4 @@ class TelemetrySettings(Group):
     confirms_per_second: Annotated[float, Field(ge=0, le=10_000)] = 5.0
     """Deliveries per second, of all of this process, that the client confirms: a ping behind the message and its pong; 0: none."""
     explain: bool = True
-    """Remember the last messages of each room and what happened to each connection, for `GET /api/explain`; bounded, no payloads."""
+    """Remember the last messages of each room and the happenings of each connection, for `GET /api/explain`; no payloads."""

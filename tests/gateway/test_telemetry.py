@@ -16,8 +16,8 @@ from starlette.applications import Starlette
 
 from gateway.app import create_app
 from gateway.hub import Hub
-from gateway.settings import Settings
 from gateway.registry import EVERYONE
+from gateway.settings import Settings
 from gateway.telemetry import CATALOGUE, GatewayCollector, metrics_markdown, metrics_route, new_registry, tracer_provider
 from middleware.catalogue import CATALOGUE as LAYERS
 from middleware.close import SLOW_CONSUMER

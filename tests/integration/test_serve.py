@@ -145,7 +145,15 @@ async def test_a_member_that_never_reads_goes_and_fifty_others_lose_nothing() ->
         assert await gateway.metric("tidegate_registered_connections") == 50
         accounted = {
             what: await gateway.metric(f"tidegate_deliveries_{what}")
-            for what in ("expected_total", "written_total", "dropped_total", "closed_total", "buffered", "in_progress", "unaccounted")
+            for what in (
+                "expected_total",
+                "written_total",
+                "dropped_total",
+                "closed_total",
+                "buffered",
+                "in_progress",
+                "unaccounted",
+            )
         }
         assert accounted["dropped_total"] > 0
         assert accounted.pop("unaccounted") == 0
