@@ -174,6 +174,14 @@ _TROUBLE = Row(
             alert="BrokerDown",
         ),
         lines(
+            "Nodes' messages ignored",
+            "What other nodes said and this one did not heed: `malformed`, `same-id` (two nodes with one name), `too-many-nodes`, "
+            "`not-asked` (an answer that came too late). Rooms are not concerned, only what nodes know of each other.",
+            PER_SECOND,
+            Query("sum by (reason) (rate(tidegate_nodes_ignored_total{@}[@]))", "{{reason}}"),
+            width=6,
+        ),
+        lines(
             "Subscriptions",
             "Rooms that each node listens to; after a reconnect it must come back to where it was.",
             COUNT,

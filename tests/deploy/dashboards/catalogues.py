@@ -27,6 +27,7 @@ __all__ = [
     "rules",
     "selections",
     "targets",
+    "title",
 ]
 
 FOLDER = Path(__file__).parents[3] / "dashboards"
@@ -94,6 +95,11 @@ def rules(kind: str) -> list[Rule]:
     ]
 
 
+def title(alert: Rule) -> str:
+    """What tells alerts of one name apart."""
+    return " ".join(filter(None, (alert.name, alert.labels["severity"], alert.labels.get("window"))))
+
+
 ALERTS = rules("alert")
 RECORDED = {rule.name: rule.expression for rule in rules("record")}
 
@@ -121,10 +127,11 @@ def concrete(expression: str, window: str = "1m") -> str:
 
 
 class Selection(NamedTuple):
-    """A series that an expression asks for, and the function around its range (``""``: its newest value)."""
+    """What an expression asks for: a series, the function around its range (``""``: its newest value), and the whole selector."""
 
     series: str
     function: str
+    selector: str
 
 
 def selections(expression: str) -> Iterator[Selection]:
@@ -135,9 +142,9 @@ def selections(expression: str) -> Iterator[Selection]:
 def _walk(node: Any, function: str) -> Iterator[Selection]:
     match type(node).__name__:
         case "VectorSelector":
-            yield Selection(node.name, "")
+            yield Selection(node.name, "", str(node).split(" offset ")[0])
         case "MatrixSelector":
-            yield Selection(node.vector_selector.name, function)
+            yield Selection(node.vector_selector.name, function, str(node.vector_selector).split(" offset ")[0])
         case "Call":
             for argument in node.args:
                 yield from _walk(argument, node.func.name)

@@ -108,8 +108,16 @@ def test_rules_ask_for_what_there_is(rule: tuple[str, str]) -> None:
     assert_sound(expression, name, counters_as_they_are=ledger)
 
 
+@pytest.mark.parametrize("path", sorted((FOLDER / "runbooks").glob("*.md")), ids=lambda path: path.stem)
+def test_runbooks_ask_for_what_there_is(path: Path) -> None:
+    """Every query of a runbook can be pasted: it is PromQL, over metrics that exist."""
+    for block in re.findall(r"```promql\n(.+?)```", path.read_text(encoding="utf-8"), re.DOTALL):
+        for query in block.strip().splitlines():
+            assert_sound(query, path.stem)
+
+
 def assert_sound(expression: str, where: str, counters_as_they_are: str = "-") -> None:
-    for series, function in selections(expression):
+    for series, function, _ in selections(expression):
         if series == "ALERTS" or series in RECORDED:
             continue
         if metric_of(series) in TO_COME:
