@@ -15,7 +15,7 @@ from .message import Batch
 
 __all__ = ["MEMBERS_PER_TURN", "FanOut", "without"]
 
-MEMBERS_PER_TURN = 1000
+MEMBERS_PER_TURN = 500
 """A fan-out to more members than this lets the event loop do other work in between."""
 
 _T = TypeVar("_T")

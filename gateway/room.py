@@ -2,7 +2,8 @@
 
 1. What is published during one turn of the event loop leaves as one write per member, in the order of publishing.
 2. A member hears what is published while it is one: nothing from before it joined, nothing after it left.
-3. What a room gathers is bounded in bytes and messages; a fan-out to many members takes several turns of the loop.
+3. What a room gathers is bounded in bytes and messages; a fan-out to many members takes several turns of the loop. Publishing
+   beyond the bound does a part of the fan-out first, so a room gathers at most one message per part more than that.
 4. One member's failing write is that member's end and nobody else's loss.
 5. Every message is accounted for to every recipient (``ledger``).
 """
@@ -151,7 +152,7 @@ class Room:
         self._pending_bytes += len(envelope.message.payload)
         self.messages += 1
         if self._pending_bytes > PENDING_BYTES or len(pending) >= PENDING_MESSAGES:
-            self._begin()
+            self._advance()  # one part: a big room gathers a little more than its bound, and stalls nobody
         if not self._scheduled and self.has_pending:
             self._schedule()
 
@@ -206,11 +207,6 @@ class Room:
         self._advance()
         if (self._pending or self._fan_out is not None) and not self._scheduled:
             self._schedule()
-
-    def _begin(self) -> None:
-        """Begin to write what is pending to those who are members now; what a big room has left to do comes in later turns."""
-        while self._pending:
-            self._advance()
 
     def _advance(self) -> None:
         """Write the next part; big rooms take several turns of the loop."""

@@ -110,7 +110,7 @@ class Inbound(Delivery):
             if self._blocked:
                 break
             self._frames += 1
-            if not self._frames & 15 and self._is_turn_over():
+            if not self._frames & 3 and self._is_turn_over():
                 break
         return at
 
@@ -123,7 +123,7 @@ class Inbound(Delivery):
             frame, at = whole
             self._take_control(frame)
         self._frames += 1
-        if not self._frames & 15 and not self._blocked:
+        if not self._frames & 3 and not self._blocked:
             self._is_turn_over()
         return at
 
@@ -163,9 +163,9 @@ class Inbound(Delivery):
             self._arm()
 
     def _is_turn_over(self) -> bool:
-        """After every 16 frames: whether it is somebody else's turn."""
+        """After every 4 frames, for handling one may take milliseconds: whether it is somebody else's turn."""
         now = time.monotonic()
-        if self._frames == 16:
+        if self._frames == 4:
             self._turn_ends = now + self.options.turn_seconds
             return False
         if now < self._turn_ends:

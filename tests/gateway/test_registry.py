@@ -186,6 +186,21 @@ async def test_a_big_room_lets_the_loop_breathe_whatever_is_published(payload: b
     assert all(frames.sent_messages == room.messages for _, frames in made)
 
 
+async def test_a_flood_into_a_big_room_is_bounded_and_never_written_to_everybody_at_once() -> None:
+    """Beyond the bound each publication pays for one part of the fan-out; what is gathered exceeds the bound by no more."""
+    room, parts = Room("r", Ledger()), 4
+    made = members(room, parts * MEMBERS_PER_TURN)
+    for number in range(3 * PENDING_MESSAGES):
+        before = sum(frames.sent_messages for _, frames in made[:: MEMBERS_PER_TURN // 10])
+        room.publish(envelope(f"{number:04}"))
+        written = sum(frames.sent_messages for _, frames in made[:: MEMBERS_PER_TURN // 10]) - before
+        assert written <= 0.5 * len(made[:: MEMBERS_PER_TURN // 10]) * (PENDING_MESSAGES + parts)
+        assert len(room._pending) <= PENDING_MESSAGES + parts
+    await _turns(8 * parts)
+    expected = b"".join(b"\x81\x04%04d" % number for number in range(3 * PENDING_MESSAGES))
+    assert {b"".join(frames.written) for _, frames in made} == {expected}
+
+
 async def test_who_comes_back_during_a_long_fan_out_hears_nothing_of_it() -> None:
     """A member that left and joined again is a new member."""
     room = Room("r", Ledger())
