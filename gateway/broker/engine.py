@@ -60,6 +60,8 @@ class EngineBroker(Reports):
         self._probes = Probes(secrets.token_hex(6), options, missed=self._missed, clock=clock)
         self._supervisor: asyncio.Task[None] | None = None
         self._lost: asyncio.Future[str] | None = None  # of the link that there is
+        self._closing = False
+        self._is_idle = True  # the supervisor can be cancelled: it has nothing to clean up
         self._max_message_bytes: int | None = None
         self._tried = asyncio.Event()  # an attempt to come up has ended, well or not
         self._up = self._was_up = False
@@ -76,15 +78,10 @@ class EngineBroker(Reports):
         if self._supervisor is not None:
             raise RuntimeError("the broker is started already")
         self._deliver = deliver
-        self._was_up, self._hopeless, self._why = False, False, "it is being connected"
+        self._closing, self._was_up, self._hopeless, self._why = False, False, False, "it is being connected"
         self._supervisor = asyncio.get_running_loop().create_task(self._supervise(), name="broker")
         try:
-            async with asyncio.timeout(self._options.start_seconds):
-                while not self._up and not self._hopeless:
-                    self._tried.clear()
-                    await self._tried.wait()
-        except TimeoutError:
-            pass
+            await self._first_attempts()
         except BaseException:
             await self.close()
             raise
@@ -126,7 +123,10 @@ class EngineBroker(Reports):
         if self._up:
             await self._publisher.sent(self._options.close_seconds)
         self._deliver = None
-        supervisor.cancel()
+        self._closing, self._up = True, False
+        self._lose("it is closed")
+        if self._is_idle:
+            supervisor.cancel()
         await asyncio.wait((supervisor,))
         self._listener = Listener(self._options, live=self._live, failed=self._not_subscribed)
         self._why = "it is closed"
@@ -221,13 +221,28 @@ class EngineBroker(Reports):
 
     # -- the link's life
 
+    async def _first_attempts(self) -> None:
+        """Returns when the broker is up or there is no more point in waiting: one attempt is made whatever the time."""
+        loop = asyncio.get_running_loop()
+        deadline, tried = loop.time() + self._options.start_seconds, False
+        while not (self._up or self._hopeless or (tried and loop.time() >= deadline)):
+            self._tried.clear()
+            try:
+                async with asyncio.timeout_at(deadline if tried else None):
+                    await self._tried.wait()
+            except TimeoutError:
+                return
+            tried = True
+
     async def _supervise(self) -> None:
         failures = 0
-        while True:
+        while not self._closing:
             self._lost = asyncio.get_running_loop().create_future()
             lasted_seconds = 0.0
             try:
+                self._is_idle = True
                 link = await self._connect()
+                self._is_idle = False
                 started_at = self._clock()
                 self._why = await self._serve(link, self._lost)
                 lasted_seconds = self._clock() - started_at
@@ -237,7 +252,9 @@ class EngineBroker(Reports):
                 self._failed("connect", f"{self._title}: {error}")
             self._tried.set()
             failures = 0 if lasted_seconds >= self._options.retry_max_seconds else failures + 1
-            await asyncio.sleep(_pause_seconds(failures, self._options))
+            self._is_idle = True
+            if not self._closing:
+                await asyncio.sleep(_pause_seconds(failures, self._options))
 
     async def _connect(self) -> Link:
         try:
@@ -247,6 +264,11 @@ class EngineBroker(Reports):
             raise EngineError(f"no connection within {self._options.connect_seconds:g} s") from None
         except OSError as error:
             raise EngineError(str(error)) from error
+        except EngineError:
+            raise
+        except Exception as error:  # a fault in a client is no reason to stop trying; its text may hold anything
+            logger.exception("broker: connecting to %s failed", self._title)
+            raise EngineError(f"the client failed: {type(error).__name__}") from error
 
     async def _serve(self, link: Link, lost: asyncio.Future[str]) -> str:
         """Stay until the link is lost; returns why."""

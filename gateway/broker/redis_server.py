@@ -169,11 +169,10 @@ class _Conversation:
         return True
 
     async def close(self) -> None:
-        """Close the connection; what is still expected will not come."""
-        tasks = [task for task in (self._reader, self._writer) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
+        """Close the connection without ever waiting, whoever may cancel; what is still expected will not come."""
+        for task in (self._reader, self._writer):
+            if task is not None:
+                task.cancel()
         for expected in self._expected:
             expected.future.cancel()
         writer = getattr(self._connection, "_writer", None)

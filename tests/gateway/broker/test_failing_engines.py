@@ -268,7 +268,7 @@ async def test_tls_with_an_authority_of_ones_own(kind: Any, tmp_path: Path, node
     try:
         one = await node(f"{server.url}?ca={files.authority}").start("r")
         await one.hears_itself("r")
-        unknown = EngineOptions(start_seconds=0.5, retry_seconds=0.02, retry_max_seconds=0.1)
+        unknown = EngineOptions(start_seconds=0.01)
         with pytest.raises(BrokerUnavailable, match=r"(?i)certificate"):
             await node(server.url, unknown).start()
     finally:
@@ -305,7 +305,7 @@ async def test_nats_names_the_limit_of_its_messages(tmp_path: Path, node: Make) 
 
 async def test_nats_cuts_off_who_reads_too_slowly_and_that_is_a_gap(tmp_path: Path, node: Make) -> None:
     """Its server closes the connection of a slow consumer: found, told, mended."""
-    (tmp_path / "nats.conf").write_text("max_pending: 100000\nmax_payload: 50000\n")
+    (tmp_path / "nats.conf").write_text("max_pending: 100000\nmax_payload: 50000\nwrite_deadline: \"0.3s\"\n")
     server = Nats(tmp_path, options=("-c", str(tmp_path / "nats.conf")))
     server.start()
     proxy = Proxy(server.port)
@@ -349,7 +349,7 @@ async def test_a_master_that_is_demoted_is_left(tmp_path: Path, node: Make) -> N
         server.ask("REPLICAOF 127.0.0.1 1")
         await one.until_down()
         with pytest.raises(BrokerUnavailable, match="replica"):
-            await node(server.url, EngineOptions(start_seconds=0.2)).start()
+            await node(server.url, EngineOptions(start_seconds=0.01)).start()
         server.ask("REPLICAOF NO ONE")
         await one.until_up()
         await one.hears_itself("r")
