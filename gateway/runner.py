@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import signal
 import socket
 import sys
@@ -233,7 +234,7 @@ class GatewayServer(uvicorn.Server):
 
     def _say_hello(self, sockets: list[socket.socket]) -> None:
         public, ops = address_of(sockets[0]), address_of(self._ops_socket)
-        log.info("serving", public=f"http://{public}", ops=f"http://{ops}", node=self._gateway.server.hub.node)
+        log.info("serving", public=f"http://{public}", ops=f"http://{ops}", node=self._gateway.server.hub.node, pid=os.getpid())
         if self._place is None:
             print(greeting(public, (ops,), self._gateway.settings), flush=True)  # noqa: T201 - for people
         else:

@@ -25,6 +25,8 @@ class Proxy:
         self.open = asyncio.Event()
         """While it is not set nothing is read: a black hole in both directions."""
         self.open.set()
+        self.delay_seconds = 0.0
+        """How long each piece is held back, in both directions."""
         self.connections = 0
         """How many clients have come."""
         self._server: asyncio.Server | None = None
@@ -80,6 +82,8 @@ class Proxy:
                 await self.open.wait()
                 if not piece:
                     return
+                if self.delay_seconds:
+                    await asyncio.sleep(self.delay_seconds)
                 writer.write(filtering.to_client(piece) if filtering else piece)
                 await writer.drain()
         except OSError:

@@ -99,6 +99,8 @@ class GatewayProcess(GatewayAt):
         self.log: list[dict[str, Any]] = []
         self.log_lines: list[bytes] = []
         """The log as it was written; ``log`` has what of it is JSON."""
+        self.workers: list[GatewayAt] = []
+        """Each with its own ops address; one, unless several were asked for."""
         self._readers: list[asyncio.Task[None]] = []
 
     @property
@@ -114,7 +116,9 @@ class GatewayProcess(GatewayAt):
                 line = await self.process.stdout.readline()
                 assert line, f"the gateway ended with {await self.process.wait()}: {self.log}"
                 greeting += line.decode()
-        self.public, self.ops = re.findall(r"WebSockets at ws://([^/]+)/.* operations at http://(\S+?)\.\n", greeting)[0]
+        self.public, ops = re.findall(r"WebSockets at ws://([^/]+)/.* operations at http://(.+)\.\n", greeting)[0]
+        self.workers = [GatewayAt(self.public, one) for one in ops.split(", http://")]
+        self.ops = self.workers[0].ops
 
     def read_log(self) -> None:
         async def read() -> None:

@@ -57,8 +57,8 @@ class Node:
         return "broker" if "broker" in failing else ", ".join(failing) or answer["status"].removeprefix("ready")
 
     async def figures(self) -> Figures:
-        gateway = self.gateway
-        _, text = await gateway.get("/metrics")
+        status, text = await self.gateway.get("/metrics")
+        assert status == 200, f"node {self.name}: {status} {text} {self.gateway.log[-3:]}"
         values: dict[str, float] = {}
         for line in text.splitlines():
             if line.startswith("tidegate_broker_"):

@@ -21,6 +21,8 @@ from tests.servers import Nats, Redis, Server
 
 BACK_SECONDS = 10.0
 """In this time all hear again, and readiness tells the truth."""
+FOUND_OUT_SECONDS = 30.0
+"""In this time a connection that carries nothing is replaced."""
 
 
 class Cluster:
@@ -125,6 +127,31 @@ class Scenarios:
         await cluster.crowd.all_hear(BACK_SECONDS)
         holes = cluster.judge(before, await cluster.figures())
         assert all(cluster.nodes[0].name in (hole.member_node, hole.publisher_node) for hole in holes)
+        assert cluster.crowd.sessions == sessions
+
+    async def test_a_node_far_from_the_engine(self, cluster: Cluster) -> None:
+        """What comes late comes in order and once, and nobody misses anything."""
+        before, sessions = await cluster.figures(), cluster.crowd.sessions
+        cluster.proxy.delay_seconds = 0.3
+        for _ in range(2):
+            await cluster.crowd.all_hear(BACK_SECONDS)
+        assert await cluster.ready(True, True, True)
+        cluster.proxy.delay_seconds = 0.0
+        await cluster.crowd.all_hear(BACK_SECONDS)
+        assert not cluster.judge(before, await cluster.figures())
+        assert cluster.crowd.sessions == sessions
+
+    async def test_a_node_that_hears_nothing_through_a_healthy_connection(self, cluster: Cluster) -> None:
+        """It finds out by itself, says so, and hears again soon after, be it with another connection."""
+        before, sessions = await cluster.figures(), cluster.crowd.sessions
+        as_it_is, cluster.proxy.to_client = cluster.proxy.to_client, lambda piece: b""
+        await eventually(lambda: cluster.ready(False, True, True), BACK_SECONDS, "the first node alone not ready")
+        cluster.proxy.to_client = as_it_is
+        await cluster.crowd.all_hear(FOUND_OUT_SECONDS)
+        await eventually(lambda: cluster.ready(True, True, True), BACK_SECONDS, "all nodes ready")
+        after = await cluster.figures()
+        cluster.judge(before, after)
+        assert after[cluster.nodes[0].name].gaps > before[cluster.nodes[0].name].gaps
         assert cluster.crowd.sessions == sessions
 
     async def test_a_node_whose_connections_are_cut(self, cluster: Cluster) -> None:
