@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from middleware.close import NAMED, SLOW_CONSUMER, Close
 from middleware.close import OTHER as OTHER_CLOSE
 
-from .broker import Broker, Deliver, MemoryBroker, Subscriptions
+from .broker import Broker, Deliver, GapTeller, MemoryBroker, OnGap, Reports, Subscriptions
 from .connection import Connection
 from .envelope import Envelope
 from .errors import BrokerUnavailable, ConnectionClosed
@@ -58,6 +58,8 @@ class Hub:
         max_delay_seconds: how long a room may gather messages before it writes; 0 is one turn of the event loop.
         linger_seconds: how long a room stays subscribed after its last member has left.
         node: this node's id; random when ``None``.
+        on_gap: told, after the broker's engine was away, the rooms of this node in which messages may have been missed, when they
+            are live again; a function or a coroutine function. Names that begin with ``~`` are users, nodes and everyone.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Hub:
         max_delay_seconds: float = 0.0,
         linger_seconds: float = 5.0,
         node: str | None = None,
+        on_gap: OnGap | None = None,
     ) -> None:
         self.node = node or secrets.token_hex(4)
         self.broker: Broker = broker or MemoryBroker()
@@ -78,6 +81,9 @@ class Hub:
         self.observers = self.registry.observers
         self.started = False
         self._listeners: dict[str, Deliver] = {}
+        self._gap_teller = GapTeller(on_gap) if on_gap is not None else None
+        if isinstance(self.broker, Reports) and self._gap_teller is not None:
+            self.broker.on_gap = self._gap_teller
         self._opened = 0
         self._closed: Counter[tuple[str, str]] = Counter()
         self._refused_by_broker = 0
@@ -89,7 +95,11 @@ class Hub:
         """Start the broker and listen for what is addressed to this node and to everyone. Raises ``BrokerUnavailable``."""
         if not self.started:
             await self.broker.start(self._deliver)
-            await self.hold(dict.fromkeys((node_room(self.node), EVERYONE, *self._listeners)))
+            try:
+                await self.hold(dict.fromkeys((node_room(self.node), EVERYONE, *self._listeners)))
+            except BaseException:
+                await self.broker.close()  # whoever tries again starts it again
+                raise
             self.started = True
 
     def listen(self, room: str, listener: Deliver) -> None:
@@ -101,6 +111,8 @@ class Hub:
         """Close the broker; connections are closed by ``drain`` before."""
         if self.started:
             self.started = False
+            if self._gap_teller is not None:
+                self._gap_teller.stop()
             await self.subscriptions.close()
             await self.broker.close()
 

@@ -27,7 +27,7 @@ from middleware.asgi import Receive, Scope, Send, deny
 from middleware.close import NORMAL, Close
 
 from .admission import check_may_join, is_self_check
-from .broker import Broker
+from .broker import Broker, OnGap
 from .connection import Connection
 from .errors import ConnectionClosed, JoinRefused
 from .hub import Hub, Published
@@ -60,7 +60,7 @@ class WebSocketServer(RouteMethods):
         json: messages must be JSON and are handed over decoded.
         message_type: messages must be JSON of this type (anything msgspec decodes, or a pydantic model).
         outbox: bounds of what may wait for a slow client, and the policy past them.
-        namespaces, max_delay_seconds, linger_seconds, node: see ``Hub``.
+        namespaces, max_delay_seconds, linger_seconds, node, on_gap: see ``Hub``.
     """
 
     def __init__(
@@ -78,9 +78,11 @@ class WebSocketServer(RouteMethods):
         max_delay_seconds: float = 0.0,
         linger_seconds: float = 5.0,
         node: str | None = None,
+        on_gap: OnGap | None = None,
     ) -> None:
         hub = Hub(
-            broker, namespaces=namespaces, max_delay_seconds=max_delay_seconds, linger_seconds=linger_seconds, node=node
+            broker, namespaces=namespaces, max_delay_seconds=max_delay_seconds, linger_seconds=linger_seconds, node=node,
+            on_gap=on_gap,
         )  # fmt: skip
         validation = Validation(max_bytes=max_message_bytes, allow=allow, json=json, message_type=message_type)
         super().__init__(hub, validation, outbox or OutletOptions(), rate_limit_config)

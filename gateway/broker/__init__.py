@@ -8,6 +8,7 @@ from ..errors import StartupError
 from .address import DEFAULT_PORTS, Address
 from .base import Broker, Deliver, Position
 from .engine import EngineBroker
+from .gaps import GapTeller, OnGap
 from .link import Engine, EngineError
 from .memory import MemoryBroker
 from .options import EngineOptions
@@ -15,8 +16,8 @@ from .reports import BrokerStatistics, Reports
 from .subscriptions import Subscriptions
 
 __all__ = [
-    "Broker", "BrokerStatistics", "Deliver", "Engine", "EngineBroker", "EngineError", "EngineOptions", "MemoryBroker", "Position",
-    "Reports", "Subscriptions", "open_broker",
+    "Broker", "BrokerStatistics", "Deliver", "Engine", "EngineBroker", "EngineError", "EngineOptions", "GapTeller", "MemoryBroker",
+    "OnGap", "Position", "Reports", "Subscriptions", "open_broker",
 ]  # fmt: skip
 
 

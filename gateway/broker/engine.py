@@ -217,7 +217,10 @@ class EngineBroker(Reports):
 
     def _tell_gap(self) -> None:
         self._gaps += 1
-        self.on_gap(self._listener.interest.wanted - self._probes.rooms)
+        try:
+            self.on_gap(self._listener.interest.wanted - self._probes.rooms)
+        except Exception:  # we have come back all the same
+            logger.exception("broker: on_gap failed")
 
     # -- the link's life
 

@@ -305,7 +305,7 @@ async def test_nats_names_the_limit_of_its_messages(tmp_path: Path, node: Make) 
 
 async def test_nats_cuts_off_who_reads_too_slowly_and_that_is_a_gap(tmp_path: Path, node: Make) -> None:
     """Its server closes the connection of a slow consumer: found, told, mended."""
-    (tmp_path / "nats.conf").write_text("max_pending: 100000\nmax_payload: 50000\nwrite_deadline: \"0.3s\"\n")
+    (tmp_path / "nats.conf").write_text('max_pending: 100000\nmax_payload: 50000\nwrite_deadline: "0.3s"\n')
     server = Nats(tmp_path, options=("-c", str(tmp_path / "nats.conf")))
     server.start()
     proxy = Proxy(server.port)
