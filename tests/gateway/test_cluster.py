@@ -208,6 +208,13 @@ def test_newcomers_together_are_answered_together() -> None:
     play(scene)
 
 
+def test_wrong_times_are_refused() -> None:
+    """When it is made."""
+    for options in ({"heartbeat_seconds": 0.01}, {"heartbeat_seconds": 61.0}, {"answer_seconds": 0.0}):
+        with pytest.raises(ValueError, match="heartbeat_seconds"):
+            Cluster(Hub(), **options)
+
+
 # -- what is not for us
 
 

@@ -18,8 +18,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.listening import bind
 from gateway.settings import Settings
 from gateway.settings.sources import load_settings
+from gateway.workers import supervise
 from gateway.workers.restarts import LONGEST_DELAY_SECONDS, MOST_QUICK_DEATHS, QUICK_SECONDS, Restarts
 
 # -- when to start again
@@ -226,3 +228,23 @@ def test_workers_end_when_their_supervisor_is_killed() -> None:
         gateway.process.kill()
         for number in range(2):
             gateway.hears(f"orphaned {number}")
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["alone", "shared"])
+@pytest.mark.parametrize("listener", ["port", "ops_port"])
+def test_a_port_in_use_is_said_before_any_worker_starts(listener: str, shared: bool) -> None:
+    """Exit code 1; a port that another gateway's workers share would otherwise be shared with them unnoticed."""
+    with bind("127.0.0.1", 0, "", shared=shared) as taken:
+        taken.listen()
+        port = taken.getsockname()[1]
+        if listener == "port":
+            options: dict[str, Any] = {"port": port, "ops_port": 0}
+        else:
+            options = {"port": 0, "ops_port": port - 1}
+        assert supervise(Settings(workers=2, broker="redis://127.0.0.1", **options)) == 1
+
+
+def test_exposure_is_judged_before_any_worker_starts(capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 2 and the table."""
+    assert supervise(Settings(workers=2, broker="redis://127.0.0.1", host="0.0.0.0", port=0, ops_port=0)) == 2
+    assert "TIDEGATE_AUTH__MODE" in capsys.readouterr().err
