@@ -40,7 +40,16 @@ from .health import Health, HealthState, WebSocketSelfCheck, health_routes
 from .outlet import OutletOptions
 from .server import Handler, WebSocketServer
 from .settings import Settings
-from .telemetry import DeliveryTraces, GatewayCollector, flush, metrics_route, new_registry, report_nodes, tracer_provider
+from .telemetry import (
+    DeliveryTraces,
+    GatewayCollector,
+    SpanCounts,
+    flush,
+    metrics_route,
+    new_registry,
+    report_nodes,
+    tracer_provider,
+)
 from .version import __version__
 
 __all__ = ["ROOM_ROUTE", "Gateway", "create_app"]
@@ -71,7 +80,8 @@ class Gateway:
     def __init__(self, settings: Settings, *, handler: Handler | None, broker: Broker | None, **server_options: Any) -> None:
         self.settings = settings
         self.metrics_registry = new_registry()
-        self._tracer_provider = tracer_provider(settings.telemetry.otlp_endpoint)
+        span_counts = SpanCounts()
+        self._tracer_provider = tracer_provider(settings.telemetry.otlp_endpoint, counts=span_counts)
         self.server = WebSocketServer(
             broker=broker or open_broker(settings.broker),
             handler=handler,
@@ -86,6 +96,7 @@ class Gateway:
         self.sockets = _chain(self.server, settings, self.metrics_registry, self._tracer_provider, dictionaries)
         self.health = _health(self.server, self.sockets, self.collector)
         self.collector.add_source(lambda: _state(self.health))
+        self.collector.add_source(span_counts.values)
         if settings.connection_limit.total is not None:
             self.collector.add_source(lambda: {"slots_limit": {(): settings.connection_limit.total or 0}})
         report_nodes(self.collector, self.server.hub.broker, self.server.cluster)

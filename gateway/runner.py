@@ -33,7 +33,7 @@ from .app import Gateway, create_app
 from .errors import BrokerUnavailable, StartupError
 from .listening import address_of, bind, check_descriptors, greeting
 from .settings import Settings, SettingsError, check_exposure
-from .wire import WireOptions, http_protocol, wire_protocol
+from .wire import WireOptions, deflate_totals, http_protocol, wire_protocol
 
 __all__ = ["GatewayServer", "Place", "cannot_start", "run", "serve"]
 
@@ -134,6 +134,7 @@ class GatewayServer(uvicorn.Server):
     def __init__(self, gateway: Gateway, ops: socket.socket, place: Place | None = None) -> None:
         options = wire_options(gateway.settings, gateway)
         websocket = wire_protocol(options)
+        gateway.collector.add_source(deflate_totals)
         super().__init__(_config(gateway.settings, gateway, ws=websocket, http=http_protocol(options, websocket)))
         self._gateway = gateway
         self._ops_socket = ops

@@ -17,6 +17,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
+from itertools import product
 from threading import Lock
 from typing import Any, Final
 from weakref import WeakKeyDictionary
@@ -38,6 +39,13 @@ OTHER: Final = "other"
 MAX_ROUTES: Final = 64
 MAX_ROUTE_LENGTH: Final = 200
 _METRICS: Final = "tidegate.metrics"
+_HANDSHAKES: Final = (
+    ("accepted", "none"),
+    *(("refused", reason) for reason in ("forbidden", "unauthorized", "rate-limited", "at-capacity", "restarting")),
+    ("abandoned", "abnormal"),
+    ("failed", "internal-error"),
+)
+"""Usual outcomes of handshakes: there from the start, so that the first one is seen as an increase. So are all ends."""
 _NAMESPACE = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 
 
@@ -203,7 +211,8 @@ class Route:
         self.peak = store.number("connections_peak", label)
         self.duration = store.histogram("connection_duration_seconds", label)
         self.handling = store.histogram("handling_seconds", label)
-        store.number("handshakes_total", label, "accepted", "none")  # so that the first one is seen as an increase
+        for outcome, reason in _HANDSHAKES:
+            store.number("handshakes_total", label, outcome, reason)
 
 
 class Store:
@@ -226,6 +235,10 @@ class Store:
         for metric in CATALOGUE:
             if not metric.labels:
                 _ = self.histogram(metric.name) if metric.type == "histogram" else self.number(metric.name)
+        for reason, initiator in product(NAMED, ("client", "server")):
+            self.number("closes_total", reason, initiator)
+        for outcome in ("accepted", "refused", "abandoned", "failed"):
+            self.histogram("handshake_seconds", outcome)
         self._sinks = {name: self._sink(metric, labels) for name, (metric, labels) in OBSERVATIONS.items()}
         self._unknown = self.number("observations_unknown_total")
         self._overflow = self.number("routes_overflow_total")

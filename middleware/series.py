@@ -7,7 +7,7 @@ message is to cost 1.5 µs. These belong to one event loop and need none. This f
 from __future__ import annotations
 
 import time
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from typing import NamedTuple
 
 __all__ = ["Bucket", "Histogram", "Number"]
@@ -55,6 +55,19 @@ class Histogram:
     def observe(self, value: float) -> None:
         self._counts[bisect_left(self._bounds, value)] += 1
         self.sum += value
+
+    def observe_all(self, values: list[float]) -> None:
+        """``observe`` for each of ``values``, which it sorts; for hundreds of them a third of the price."""
+        values.sort()
+        at, end = 0, len(values)
+        for bucket, bound in enumerate(self._bounds):
+            if at == end:
+                break
+            below = bisect_right(values, bound, at)
+            self._counts[bucket] += below - at
+            at = below
+        self._counts[-1] += end - at
+        self.sum += sum(values)
 
     def exemplify(self, value: float, trace_id: str) -> None:
         """Remember the trace that ``value``, observed before, comes from."""

@@ -224,7 +224,8 @@ def _grown(now: int, before: int) -> int:
 def _closes(change: _Change) -> list[Closes]:
     found = []
     for (reason, initiator), total in change.now.by("closes_total", "reason", "initiator").items():
-        found.append(Closes(reason, initiator, int(total), change.rate("closes_total", reason=reason, initiator=initiator)))
+        if total:  # all there can be are counted from the start
+            found.append(Closes(reason, initiator, int(total), change.rate("closes_total", reason=reason, initiator=initiator)))
     return sorted(found, key=lambda closes: (-closes.total, closes.reason))
 
 

@@ -128,14 +128,17 @@ class Records(Observer):
         ring = self.rooms.get(fan_out.room)
         if ring is None:
             ring = self._new_ring(fan_out.room)
-        first = max(0, len(fan_out.envelopes) - PER_ROOM)
-        for place, envelope in enumerate(fan_out.envelopes[first:], first):
-            newcomers, trace = fan_out.newcomers, envelope.traceparent
+        envelopes, started, recipients, lost = fan_out.envelopes, fan_out.started, len(fan_out.recipients), fan_out.lost
+        newcomers = fan_out.newcomers
+        if len(envelopes) > PER_ROOM:
+            envelopes = envelopes[-PER_ROOM:]
+        for envelope in envelopes:
+            trace = envelope.traceparent
             ring.append(  # as a plain tuple: a ``Publication`` costs four times as much, and few are ever looked at
                 (
-                    envelope.id, envelope.node, trace and trace_id_of(trace), envelope.published_at, fan_out.started,
-                    len(envelope.message.payload), len(fan_out.recipients), fan_out.lost, envelope.exclude,
-                    _late(newcomers, place) if newcomers else (),
+                    envelope.id, envelope.node, trace and trace_id_of(trace), envelope.published_at, started,
+                    len(envelope.message.payload), recipients, lost, envelope.exclude,
+                    _late(newcomers, fan_out.envelopes.index(envelope)) if newcomers else (),
                 )
             )  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 from .catalogue import CATALOGUE, metrics_markdown
 from .collector import GatewayCollector
-from .export import flush, metrics_route, new_registry, tracer_provider
+from .export import SpanCounts, flush, metrics_route, new_registry, tracer_provider
 from .nodes import report_nodes
 from .traces import DeliveryTraces
 
@@ -10,6 +10,7 @@ __all__ = [
     "CATALOGUE",
     "DeliveryTraces",
     "GatewayCollector",
+    "SpanCounts",
     "flush",
     "metrics_markdown",
     "metrics_route",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from middleware.catalogue import CATALOGUE as LAYERS
 from middleware.catalogue import Metric, catalogue_markdown
 
-__all__ = ["CATALOGUE", "metrics_markdown"]
+__all__ = ["CATALOGUE", "KINDS", "metrics_markdown"]
 
 _MEMBERS = (1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10_000.0)
 _FANOUT = (0.00001, 0.00005, 0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
@@ -15,7 +15,11 @@ _LAG = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.
 _RESIDENCY = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _CONFIRM = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _BROKER = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_SIZE = (64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 1048576.0, 4194304.0)
 _SPACE = ("namespace",)
+
+KINDS = ("text", "binary")
+"""Of messages."""
 
 CATALOGUE: tuple[Metric, ...] = (
     Metric(
@@ -123,8 +127,34 @@ CATALOGUE: tuple[Metric, ...] = (
         "",
         "Sampled deliveries: confirmed, closed_before (the connection ended first) or timeout.",
     ),
+    Metric(
+        "publication_size_bytes",
+        "histogram",
+        ("kind",),
+        "bytes",
+        "Payload sizes of the messages that were fanned out, text or binary; one value each, however many got it.",
+        _SIZE,
+    ),
     Metric("fanout_recipients", "histogram", (), "", "Members a write to a room went to.", _MEMBERS),
     Metric("fanout_seconds", "histogram", (), "seconds", "Time a write to all members of a room took.", _FANOUT),
+    Metric(
+        "deflate_messages_total",
+        "counter",
+        ("direction",),
+        "",
+        "Messages deflated (outbound; once, however many get it) and inflated (inbound) with permessage-deflate.",
+    ),
+    Metric("deflate_raw_bytes_total", "counter", ("direction",), "bytes", "Their bytes before deflating or after inflating."),
+    Metric("deflate_wire_bytes_total", "counter", ("direction",), "bytes", "Their bytes on the wire."),
+    Metric("deflate_seconds_total", "counter", ("direction",), "seconds", "Time spent deflating and inflating."),
+    Metric("spans_ended_total", "counter", (), "", "Sampled spans that were handed to the exporter's queue."),
+    Metric(
+        "spans_exported_total",
+        "counter",
+        ("result",),
+        "",
+        "Spans that the collector took (ok) or did not (failed). What was ended and is neither waits, or found the queue full.",
+    ),
     Metric("ping_rtt_seconds", "histogram", (), "seconds", "From a keepalive ping to its pong.", _RTT),
     Metric(
         "wire_refused_total", "counter", ("status",), "", "Handshakes and requests that the wire refused before any layer saw them."

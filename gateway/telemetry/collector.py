@@ -27,12 +27,23 @@ from ..fan_out import FanOut
 from ..hub import Hub
 from ..observer import Observer
 from ..version import __version__
-from .catalogue import CATALOGUE
+from .catalogue import CATALOGUE, KINDS
 from .confirms import Confirms
 
 __all__ = ["GatewayCollector"]
 
 Values = Mapping[tuple[str, ...], float]
+
+WIRE_STATUSES = ("400", "403", "408", "414", "426", "431", "503")
+"""What the wire refuses with; there from the start, so that the first one is seen as an increase."""
+
+_NO_DEFLATE: dict[str, Values] = {
+    f"deflate_{what}_total": {("inbound",): 0, ("outbound",): 0} for what in ("messages", "raw_bytes", "wire_bytes", "seconds")
+}
+"""Where another server has the sockets; our wire counts for itself."""
+
+RECENT = 512
+"""So many publications are noted before they are sorted into histograms, which together costs a third of what it would singly."""
 
 
 class GatewayCollector(Collector, Observer):
@@ -45,18 +56,22 @@ class GatewayCollector(Collector, Observer):
 
     def __init__(self, hub: Hub, *, confirms_per_second: float = 0.0) -> None:
         self._hub = hub
-        self._histograms = {metric.name: Histogram(metric.buckets) for metric in CATALOGUE if metric.type == "histogram"}
+        self._histograms = {metric.name: _series(metric) for metric in CATALOGUE if metric.type == "histogram"}
         self._api_requests: Counter[tuple[str, ...]] = Counter()
-        self._wire_refused: Counter[tuple[str, ...]] = Counter()
+        self._wire_refused: Counter[tuple[str, ...]] = Counter({(status,): 0 for status in WIRE_STATUSES})
         self._sources: list[Callable[[], Mapping[str, Values]]] = []
         self.drain_left = 0
         self.drain_deadline = math.inf
         """When a drain should be over, on the monotonic clock."""
         self.confirms = Confirms(per_second=confirms_per_second, observers=hub.observers)
-        self._residency = self._histograms["delivery_residency_seconds"]
-        self._fanout_recipients, self._fanout_seconds = self._histograms["fanout_recipients"], self._histograms["fanout_seconds"]
-        self.on_loop_lag = self._histograms["loop_lag_seconds"].observe
-        self.on_ping_rtt = self._histograms["ping_rtt_seconds"].observe
+        self._recipients: list[float] = []
+        self._seconds: list[float] = []
+        self._residency: list[float] = []
+        self._texts: list[float] = []
+        self._binaries: list[float] = []
+        self._confirm, self._api = self.histogram("delivery_confirm_seconds"), self.histogram("api_request_seconds")
+        self.on_loop_lag = self.histogram("loop_lag_seconds").observe
+        self.on_ping_rtt = self.histogram("ping_rtt_seconds").observe
         hub.observers.add(self)
         if confirms_per_second:
             hub.observers.add(self.confirms)
@@ -65,33 +80,46 @@ class GatewayCollector(Collector, Observer):
         """Ask ``source`` too at every scrape, for values of metrics of the catalogue by name and labels."""
         self._sources.append(source)
 
-    def histogram(self, name: str) -> Histogram:
+    def histogram(self, name: str, *labels: str) -> Histogram:
         """The histogram of the catalogue that is called so, for who feeds it."""
-        return self._histograms[name]
+        return self._histograms[name][labels]
 
     def fanned_out(self, fan_out: FanOut) -> None:
         """A write to a room has reached every member."""
-        self._fanout_recipients.observe(len(fan_out.recipients))
-        self._fanout_seconds.observe(fan_out.finished - fan_out.started)
-        residency = self._residency
+        finished, residency = fan_out.finished, self._residency
+        self._recipients.append(len(fan_out.recipients))
+        self._seconds.append(finished - fan_out.started)
         for envelope in fan_out.envelopes:
-            seconds = max(0.0, fan_out.finished - envelope.published_at)  # another node's clock may be ahead
-            residency.observe(seconds)
+            message = envelope.message
+            (self._texts if isinstance(message.data, str) else self._binaries).append(len(message.payload))
+            residency.append(finished - envelope.published_at)
             if envelope.traceparent:
-                residency.exemplify(seconds, trace_id_of(envelope.traceparent))
+                self._exemplify("delivery_residency_seconds", residency[-1], envelope)
+        if len(residency) >= RECENT:
+            self._sort_in()
+
+    def _sort_in(self) -> None:
+        """Put what was noted into the histograms."""
+        self._recipients = _noted(self.histogram("fanout_recipients"), self._recipients)
+        self._seconds = _noted(self.histogram("fanout_seconds"), self._seconds)
+        self._residency = _noted(self.histogram("delivery_residency_seconds"), self._residency)
+        self._texts = _noted(self.histogram("publication_size_bytes", "text"), self._texts)
+        self._binaries = _noted(self.histogram("publication_size_bytes", "binary"), self._binaries)
+
+    def _exemplify(self, name: str, seconds: float, envelope: Envelope) -> None:
+        self.histogram(name).exemplify(max(0.0, seconds), trace_id_of(envelope.traceparent))
 
     def confirmed(self, connection: Connection, envelope: Envelope, result: str, seconds: float) -> None:
         """A sampled delivery came to its end."""
         if result == "confirmed":
-            histogram = self._histograms["delivery_confirm_seconds"]
-            histogram.observe(seconds)
+            self._confirm.observe(seconds)
             if envelope.traceparent:
-                histogram.exemplify(seconds, trace_id_of(envelope.traceparent))
+                self._exemplify("delivery_confirm_seconds", seconds, envelope)
 
     def on_api_request(self, operation: str, status: int, seconds: float) -> None:
         """An API request was answered; ``operation`` is from the API's closed set."""
         self._api_requests[operation, str(status)] += 1
-        self._histograms["api_request_seconds"].observe(seconds)
+        self._api.observe(seconds)
 
     def on_wire_refused(self, status: int) -> None:
         """The wire refused a request itself, before any layer saw it."""
@@ -103,6 +131,7 @@ class GatewayCollector(Collector, Observer):
 
     def collect(self) -> Iterator[metrics_core.Metric]:
         values = self.values()
+        self._sort_in()
         for metric in CATALOGUE:
             if metric.type == "histogram":
                 yield _histogram(metric, self._histograms[metric.name])
@@ -113,6 +142,7 @@ class GatewayCollector(Collector, Observer):
         """Every counter and gauge by name, and its values by their labels."""
         registry, outbox = self._hub.registry.statistics(), [one.outlet.buffered_bytes() for one in self._connections()]
         values: dict[str, Values] = {
+            **_NO_DEFLATE,
             "build_info": {(__version__, platform.python_version(), self._hub.node): 1},
             "registered_connections": {(): registry.connections},
             "rooms": {(): registry.rooms},
@@ -166,9 +196,24 @@ def _numbers(metric: Metric, values: Values) -> metrics_core.Metric:
     return family
 
 
-def _histogram(metric: Metric, histogram: Histogram) -> metrics_core.Metric:
-    buckets = [_bucket(*bucket) for bucket in histogram.buckets()]
-    return metrics_core.HistogramMetricFamily(metric.full_name(), metric.help, buckets=buckets, sum_value=histogram.sum)
+def _series(metric: Metric) -> dict[tuple[str, ...], Histogram]:
+    labels = [(kind,) for kind in KINDS] if metric.labels == ("kind",) else [()]
+    return {values: Histogram(metric.buckets) for values in labels}
+
+
+def _noted(histogram: Histogram, values: list[float]) -> list[float]:
+    """Put ``values`` into a histogram; returns the list for those to come."""
+    if min(values, default=0.0) < 0:  # another node's clock may be ahead
+        values = [max(0.0, value) for value in values]
+    histogram.observe_all(values)
+    return []
+
+
+def _histogram(metric: Metric, series: Mapping[tuple[str, ...], Histogram]) -> metrics_core.Metric:
+    family = metrics_core.HistogramMetricFamily(metric.full_name(), metric.help, labels=metric.labels)
+    for labels, histogram in series.items():
+        family.add_metric(labels, [_bucket(*bucket) for bucket in histogram.buckets()], histogram.sum)
+    return family
 
 
 def _bucket(bound: float, count: int, exemplar: tuple[str, float, float] | None) -> tuple[Any, ...]:

@@ -31,6 +31,7 @@ RESULTS = ("confirmed", "closed_before", "timeout")
 
 TICK_SECONDS = 1.0
 TIMEOUT_SECONDS = 10.0
+_FOR_EVER = 1 << 62
 
 
 class Confirms(Observer):
@@ -54,8 +55,10 @@ class Confirms(Observer):
         self._observers = observers or Observers()
         self._timeout_seconds = timeout_seconds
         self._skip = 0
+        """How many deliveries are left out before the next one is asked about."""
+        self._drawn = 0
+        """What ``_skip`` was in this second, and what was added: less what it is, that are the deliveries there were."""
         self._share = 1.0
-        self._seen = 0
         self._budget = max(1.0, per_second)
         self._waiting: dict[Connection, tuple[Envelope, float]] = {}
         """In the order in which they were sent, with the time at which each is given up."""
@@ -68,22 +71,29 @@ class Confirms(Observer):
 
     def reached(self, recipients: Sequence[Connection], fan_out: FanOut) -> None:
         """Members were written to just now: what is sent to one of them next stands right behind."""
+        self._skip -= len(recipients) * len(fan_out.envelopes)
+        if self._skip < 0:
+            self._sample(recipients, fan_out)
+
+    def _sample(self, recipients: Sequence[Connection], fan_out: FanOut) -> None:
+        """Ask the members that the skips end at. What is skipped is counted when it has been drawn, so it is counted once."""
         messages = len(fan_out.envelopes)
         deliveries = len(recipients) * messages
-        self._seen += deliveries
-        if self._skip >= deliveries:
-            self._skip -= deliveries
-        else:
-            self._sample(recipients, fan_out, messages, deliveries)
+        at = self._skip + deliveries
+        while at < deliveries and self._budget >= 1:
+            place, message = divmod(at, messages)
+            self.ask(recipients[place], fan_out, message)
+            at += self._skipping(1 + self._draw())
+        if at < deliveries:  # nobody is asked any more before the next tick, which draws anew
+            at += self._skipping(_FOR_EVER)
+        self._skip = at - deliveries
         if self._timer is None and self.per_second:
             self._timer = asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
 
-    def _sample(self, recipients: Sequence[Connection], fan_out: FanOut, messages: int, deliveries: int) -> None:
-        while self._skip < deliveries and self._budget >= 1:
-            place, message = divmod(self._skip, messages)
-            self.ask(recipients[place], fan_out, message)
-            self._skip += 1 + self._draw()
-        self._skip = max(0, self._skip - deliveries)
+    def _skipping(self, deliveries: int) -> int:
+        """Note that so many more deliveries are left out."""
+        self._drawn += deliveries
+        return deliveries
 
     def _draw(self) -> int:
         """How many deliveries to leave out before the next one."""
@@ -125,9 +135,9 @@ class Confirms(Observer):
             if give_up > loop.time():
                 break
             self._finish(member, "timeout")
-        if self._seen or self._waiting:
+        seen = self._drawn - self._skip
+        if seen or self._waiting:
             self._timer = loop.call_later(TICK_SECONDS, self._tick)
         self._budget = max(1.0, self.per_second * TICK_SECONDS)
-        self._share = min(1.0, self.per_second * TICK_SECONDS / max(1, self._seen))
-        self._seen = 0
-        self._skip = self._draw()  # drawing again changes nothing: the distribution has no memory
+        self._share = min(1.0, self.per_second * TICK_SECONDS / max(1, seen))
+        self._skip = self._drawn = self._draw()  # drawing again changes nothing: the distribution has no memory

@@ -18,7 +18,7 @@ from ..version import __version__
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
-__all__ = ["flush", "metrics_route", "new_registry", "tracer_provider"]
+__all__ = ["SpanCounts", "flush", "metrics_route", "new_registry", "tracer_provider"]
 
 EXPORT_TIMEOUT_SECONDS = 5
 FLUSH_SECONDS = 2.0
@@ -44,18 +44,37 @@ def metrics_route(registry: CollectorRegistry) -> Route:
     return Route("/metrics", metrics)
 
 
-def tracer_provider(endpoint: str | None, service: str = "tidegate") -> TracerProvider | None:
+class SpanCounts:
+    """What became of spans that were to be exported."""
+
+    __slots__ = ("ended", "exported", "failed")
+
+    def __init__(self) -> None:
+        self.ended = self.exported = self.failed = 0
+
+    def values(self) -> dict[str, dict[tuple[str, ...], float]]:
+        """As values of metrics."""
+        return {
+            "spans_ended_total": {(): self.ended},
+            "spans_exported_total": {("ok",): self.exported, ("failed",): self.failed},
+        }
+
+
+def tracer_provider(endpoint: str | None, service: str = "tidegate", *, counts: SpanCounts | None = None) -> TracerProvider | None:
     """A provider that exports spans over OTLP/HTTP in batches from a bounded queue; ``None`` without an endpoint."""
     if endpoint is None:
         return None
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    from .spans import CountingProcessor
 
     provider = TracerProvider(resource=Resource.create({"service.name": service, "service.version": __version__}))
     url = endpoint if endpoint.rstrip("/").endswith("/v1/traces") else endpoint.rstrip("/") + "/v1/traces"
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=url, timeout=EXPORT_TIMEOUT_SECONDS)))
+    provider.add_span_processor(
+        CountingProcessor(OTLPSpanExporter(endpoint=url, timeout=EXPORT_TIMEOUT_SECONDS), counts or SpanCounts())
+    )
     return provider
 
 

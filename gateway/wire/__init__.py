@@ -6,8 +6,9 @@
 ``docs/wire.md`` lists its bounds. May import ``middleware``, ``gateway.frame`` and third parties; nothing else of ``gateway``.
 """
 
+from .deflate import deflate_totals
 from .http import GuardedHttpProtocol, http_protocol
 from .options import WireOptions
 from .protocol import WireProtocol, wire_protocol
 
-__all__ = ["GuardedHttpProtocol", "WireOptions", "WireProtocol", "http_protocol", "wire_protocol"]
+__all__ = ["GuardedHttpProtocol", "WireOptions", "WireProtocol", "deflate_totals", "http_protocol", "wire_protocol"]

@@ -8,17 +8,44 @@ that all such connections share. Inflating is bounded by the message limit befor
 from __future__ import annotations
 
 import functools
+import time
 import zlib
+from collections.abc import Mapping
 
 from websockets.extensions import Extension
 from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPerMessageDeflateFactory
+from websockets.frames import Frame
 
 from ..frame import BINARY, TEXT
 
-__all__ = ["DeflateEncoder", "deflate_encoder", "inflating", "offer", "windows"]
+__all__ = ["DeflateEncoder", "deflate_encoder", "deflate_totals", "inflating", "offer", "windows"]
 
 RSV1 = 0x40
 _TAIL = b"\x00\x00\xff\xff"
+
+
+class Totals:
+    """What this process has deflated, or inflated: encoders are shared by all connections, and so are these."""
+
+    __slots__ = ("messages", "raw_bytes", "seconds", "wire_bytes")
+
+    def __init__(self) -> None:
+        self.messages = self.raw_bytes = self.wire_bytes = 0
+        self.seconds = 0.0
+
+
+_OUTBOUND, _INBOUND = Totals(), Totals()
+
+
+def deflate_totals() -> Mapping[str, Mapping[tuple[str, ...], float]]:
+    """The totals as values of metrics, by name and direction."""
+    both = {("inbound",): _INBOUND, ("outbound",): _OUTBOUND}
+    return {
+        "deflate_messages_total": {direction: totals.messages for direction, totals in both.items()},
+        "deflate_raw_bytes_total": {direction: totals.raw_bytes for direction, totals in both.items()},
+        "deflate_wire_bytes_total": {direction: totals.wire_bytes for direction, totals in both.items()},
+        "deflate_seconds_total": {direction: totals.seconds for direction, totals in both.items()},
+    }
 
 
 class DeflateEncoder:
@@ -41,10 +68,15 @@ class DeflateEncoder:
             return first_byte, payload
         if not payload:
             return first_byte | RSV1, b"\x00"  # RFC 7692 §7.2.3.6
+        began = time.perf_counter()
         body = self._compressor.compress(payload) + self._compressor.flush(zlib.Z_FULL_FLUSH)
+        _OUTBOUND.seconds += time.perf_counter() - began
         assert body.endswith(_TAIL), "a flush ends with an empty stored block (RFC 7692 §7.2.1)"
         if self._minimum_bytes and len(body) - 4 >= len(payload):
             return first_byte, payload
+        _OUTBOUND.messages += 1
+        _OUTBOUND.raw_bytes += len(payload)
+        _OUTBOUND.wire_bytes += len(body) - 4
         return first_byte | RSV1, body[:-4]
 
 
@@ -70,6 +102,20 @@ def windows(extensions: list[Extension]) -> tuple[int, int] | None:
     return None
 
 
+class _Inflating(PerMessageDeflate):
+    """Counts what it inflates."""
+
+    def decode(self, frame: Frame, *, max_size: int | None = None) -> Frame:
+        size, began = len(frame.data), time.perf_counter()
+        decoded = super().decode(frame, max_size=max_size)
+        if decoded is not frame:  # what is not compressed is handed back as it is
+            _INBOUND.seconds += time.perf_counter() - began
+            _INBOUND.messages += decoded.fin
+            _INBOUND.raw_bytes += len(decoded.data)
+            _INBOUND.wire_bytes += size
+        return decoded
+
+
 def inflating(window_bits: int) -> list[Extension]:
     """What a parser decodes with; it knows something only while a message is unfinished."""
-    return [PerMessageDeflate(True, True, window_bits, 15)]
+    return [_Inflating(True, True, window_bits, 15)]

@@ -151,6 +151,24 @@ async def test_the_share_follows_the_rate(monkeypatch: pytest.MonkeyPatch) -> No
     await hub.stop()
 
 
+async def test_every_delivery_of_a_second_is_counted_whatever_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next share follows from what there was: before, between and behind the samples, and when the budget is gone."""
+    sampler = Confirms(per_second=2)
+    hub, made = await room_of(7, sampler)
+    for _ in range(50):
+        await hub.publish("r", "x")
+        await asyncio.sleep(0)
+    assert sampler._drawn - sampler._skip == 50 * 7
+    monkeypatch.setattr(random, "random", lambda: 0.5)
+    sampler._tick()
+    assert sampler._share == pytest.approx(2 / 350)
+    await hub.publish("r", "x")
+    await asyncio.sleep(0)
+    assert sampler._drawn - sampler._skip == 7
+    assert sum(len(frames.pings) for _, frames in made) == 2
+    await hub.stop()
+
+
 async def test_shared_frames_stay_shared() -> None:
     """Whoever is asked has the same bytes as the others, and a ping of its own behind them."""
     sampler = Confirms(per_second=1)

@@ -15,10 +15,20 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from starlette.applications import Starlette
 
 from gateway.app import create_app
+from gateway.envelope import Envelope
 from gateway.hub import Hub
+from gateway.message import Message
 from gateway.registry import EVERYONE
 from gateway.settings import Settings
-from gateway.telemetry import CATALOGUE, GatewayCollector, metrics_markdown, metrics_route, new_registry, tracer_provider
+from gateway.telemetry import (
+    CATALOGUE,
+    GatewayCollector,
+    SpanCounts,
+    metrics_markdown,
+    metrics_route,
+    new_registry,
+    tracer_provider,
+)
 from middleware.catalogue import CATALOGUE as LAYERS
 from middleware.close import SLOW_CONSUMER
 from tests.gateway.connections import frame_connection
@@ -73,11 +83,35 @@ async def test_fan_out_rooms_and_ledger_are_told() -> None:
     assert samples["tidegate_registered_connections", ()] == 2
     assert (samples["tidegate_rooms", ()], samples["tidegate_users", ()], samples["tidegate_memberships", ()]) == (1, 1, 2)
     assert samples["tidegate_fanout_recipients_sum", ()] == 3
+    assert samples["tidegate_publication_size_bytes_count", (("kind", "text"),)] == 1
+    assert samples["tidegate_publication_size_bytes_count", (("kind", "binary"),)] == 0
     assert samples["tidegate_loop_lag_seconds_bucket", (("le", "0.005"),)] == 1
     assert samples["tidegate_event_loop_tasks", ()] >= 1
     content_type, text = await scrape(registry, "*/*")
     assert content_type.startswith("text/plain")
     assert 'tidegate_build_info{node="n"' in text
+    await hub.stop()
+
+
+async def test_what_is_noted_becomes_histograms_before_anybody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Publications are sorted in together: at the bound, and at a scrape; a clock that is ahead makes no negative time."""
+    monkeypatch.setattr("gateway.telemetry.collector.RECENT", 3)
+    hub = Hub(node="n")
+    await hub.start()
+    collector = GatewayCollector(hub)
+    made, frames = frame_connection()
+    frames.reads = True
+    await hub.hold(("r", EVERYONE))
+    hub.enter(made, ("r", EVERYONE))
+    for number in range(7):
+        hub._deliver(Envelope("r", Message("x" if number % 2 else b"xyz"), id=str(number), node="m", published_at=4e9))
+        await asyncio.sleep(0)
+        assert len(collector._residency) < 3
+    samples = {(one.name, *one.labels.values()): one.value for family in collector.collect() for one in family.samples}
+    assert samples["tidegate_delivery_residency_seconds_bucket", "+Inf"] == samples["tidegate_fanout_seconds_bucket", "+Inf"] == 7
+    assert samples["tidegate_delivery_residency_seconds_sum",] == 0
+    assert samples["tidegate_publication_size_bytes_sum", "binary"] == 4 * 3
+    assert not collector._residency
     await hub.stop()
 
 
@@ -132,6 +166,18 @@ def test_spans_reach_a_collector(collector: Any) -> None:
     (spans,) = request.resource_spans
     assert {one.key: one.value.string_value for one in spans.resource.attributes}["service.name"] == "tidegate"
     assert spans.scope_spans[0].spans[0].name == "a span"
+
+
+def test_spans_are_counted_on_their_way(collector: Any) -> None:
+    """What was ended and neither exported nor failed was lost in the queue, or waits."""
+    endpoint, _ = collector
+    counts = SpanCounts()
+    provider = tracer_provider(endpoint, counts=counts)
+    assert provider is not None
+    for _ in range(3):
+        provider.get_tracer("test").start_span("a span").end()
+    provider.shutdown()
+    assert counts.values() == {"spans_ended_total": {(): 3}, "spans_exported_total": {("ok",): 3, ("failed",): 0}}
 
 
 def test_the_catalogue_is_what_is_collected() -> None:

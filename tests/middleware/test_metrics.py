@@ -27,6 +27,7 @@ from middleware.asgi import FRAMES_EXTENSION, SELF_CHECK, ASGIApp, Event, Receiv
 from middleware.close import AT_CAPACITY, NAMED, SLOW_CONSUMER, Close
 from middleware.layer import Guard, Layer, Link, Refuse
 from middleware.metrics import CATALOGUE, OBSERVATIONS, Metric, MetricsMiddleware, catalogue_markdown
+from middleware.series import Histogram
 
 from .asgi_helpers import Clock, Server, binary, disconnect, echo, http_scope, run, text, websocket_scope
 from .fake_frames import framed
@@ -53,9 +54,21 @@ class Figures:
         return {(s.labels["outcome"], s.labels["reason"]): s.value for s in samples if s.value}
 
     def closes(self) -> dict[tuple[str, str], float]:
-        """(reason, initiator) → how many."""
+        """(reason, initiator) → how many; zeros left out."""
         samples = [s for family in self.registry.collect() for s in family.samples if s.name.endswith("_closes_total")]
-        return {(s.labels["reason"], s.labels["initiator"]): s.value for s in samples}
+        return {(s.labels["reason"], s.labels["initiator"]): s.value for s in samples if s.value}
+
+
+@hypothesis_settings(max_examples=60, deadline=None)
+@given(st.lists(st.one_of(st.sampled_from([0.0, 1.0, 2.0, 5.0]), st.floats(-1, 9)), max_size=40))
+def test_many_values_at_once_are_as_many_one_by_one(values: list[float]) -> None:
+    """On a bound, between bounds, beyond the last."""
+    one_by_one, at_once = Histogram((1.0, 2.0, 5.0)), Histogram((1.0, 2.0, 5.0))
+    for value in values:
+        one_by_one.observe(value)
+    at_once.observe_all(values)
+    assert at_once.buckets() == one_by_one.buckets()
+    assert at_once.sum == pytest.approx(one_by_one.sum)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.wire.deflate import DeflateEncoder, deflate_encoder
+from gateway.wire.deflate import DeflateEncoder, deflate_encoder, deflate_totals
 
 from .clients import BINARY, CONT, TEXT, App, Peer, close_of, frame, turns
 
@@ -163,3 +163,26 @@ async def test_an_encoder_set_by_a_layer_comes_first() -> None:
     peer = Peer(app, deflate=True)
     assert b"extensions" not in await peer.open(OFFER)
     assert peer.frames() == [(0x82, b"cba")]
+
+
+async def test_what_is_deflated_and_inflated_is_counted_once_per_message() -> None:
+    """Messages, bytes before and on the wire, and time, by direction; what stays plain is not among them."""
+
+    def grown() -> dict[tuple[str, str], float]:
+        return {(name, direction): value for name, values in deflate_totals().items() for (direction,), value in values.items()}
+
+    before = grown()
+    encoder = DeflateEncoder(level=6, window_bits=15, minimum_bytes=10)
+    _, body = encoder.encode(b"a" * 100, text=True)
+    encoder.encode(b"short", text=True)
+    peer = Peer(App(), deflate=True)
+    await peer.open(OFFER)
+    packed = deflated(b"b" * 300)
+    peer.send(frame(TEXT, packed[:3], rsv=0x40, fin=False) + frame(CONT, packed[3:]) + frame(TEXT, b"plain"))
+    await turns()
+    now = {key: value - before[key] for key, value in grown().items()}
+    assert now["deflate_messages_total", "outbound"] == now["deflate_messages_total", "inbound"] == 1
+    assert (now["deflate_raw_bytes_total", "outbound"], now["deflate_wire_bytes_total", "outbound"]) == (100, len(body))
+    assert (now["deflate_raw_bytes_total", "inbound"], now["deflate_wire_bytes_total", "inbound"]) == (300, len(packed))
+    assert min(now["deflate_seconds_total", "outbound"], now["deflate_seconds_total", "inbound"]) > 0
+    peer.lose()
