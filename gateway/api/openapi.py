@@ -229,7 +229,7 @@ def _other_paths() -> Json:
             "get": {
                 "operationId": "nodes",
                 "summary": "The nodes that this one hears of, itself first.",
-                "description": "A node is there from its first heartbeat until it says goodbye or has missed three, six seconds.",
+                "description": "A node is there from its first heartbeat until it says goodbye or has missed three: seven seconds.",
                 "tags": ["inspect"],
                 "responses": {"200": _answer("The nodes.", "Nodes"), **_errors()},
             }
