@@ -17,7 +17,7 @@ function reason(error) {
 
 // ── look into a room ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-let looked = null; // { room, timer, before }
+let looked = null; // { room, timer, before, connection }
 
 async function look(room, { again = false } = {}) {
   clearTimeout(looked?.timer);
@@ -27,6 +27,7 @@ async function look(room, { again = false } = {}) {
     const found = await (await ask(roomPath(room, `?limit=${CONNECTIONS_SHOWN}`))).json();
     if (mine !== looked) return;
     showRoom(mine, found);
+    if (mine.connection && !find("inspect-connection").hidden) showConnection(mine.connection);
     note("inspect-note", found.members ? "" : "Nobody is in this room on this node.");
   } catch (error) {
     if (mine !== looked) return;
@@ -62,9 +63,11 @@ function chip(list) {
 }
 
 async function showConnection(id) {
-  const place = find("inspect-connection");
+  const place = find("inspect-connection"), mine = looked;
+  mine.connection = id;
   try {
     const one = await (await ask(`api/connections/${encodeURIComponent(id)}`)).json();
+    if (mine !== looked || mine.connection !== id) return;
     const pairs = {
       Connection: one.id, User: one.user ?? "nobody in particular", State: one.state, Rooms: one.rooms.join(", "), Age: span(one.age_seconds),
       Received: `${number(one.received_messages)} messages, ${bytes(one.received_bytes)}`,
@@ -77,7 +80,7 @@ async function showConnection(id) {
     place.hidden = false;
   } catch (error) {
     place.hidden = true;
-    note("inspect-note", reason(error), "bad");
+    if (mine === looked) note("inspect-note", reason(error), "bad");
   }
 }
 
