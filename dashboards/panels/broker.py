@@ -175,7 +175,8 @@ _TROUBLE = Row(
         ),
         lines(
             "Nodes' messages ignored",
-            "What other nodes said and this one did not heed: `malformed`, `same-id` (two nodes with one name), `too-many-nodes`, "
+            "What other nodes said and this one did not heed: `malformed`, `same-id` (two nodes with one name), "
+            "`too-many-nodes`, "
             "`not-asked` (an answer that came too late). Rooms are not concerned, only what nodes know of each other.",
             PER_SECOND,
             Query("sum by (reason) (rate(tidegate_nodes_ignored_total{@}[@]))", "{{reason}}"),

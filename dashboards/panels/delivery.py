@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from .encoding import COMPRESSION, TELEMETRY
 from .kit import (
     BYTES,
-    BYTES_PER_SECOND,
     COUNT,
     MESSAGES,
     PER_SECOND,
@@ -199,6 +199,13 @@ _FANOUT = Row(
             *quantiles("tidegate_message_size_bytes", by="direction", at=(0.99,)),
             width=6,
         ),
+        lines(
+            "Size of publications",
+            "Payloads that were published to rooms, each counted once, however many got it.",
+            BYTES,
+            *quantiles("tidegate_publication_size_bytes", by="kind", at=(0.5, 0.99)),
+            width=6,
+        ),
     ],
 )
 
@@ -243,69 +250,8 @@ _SLOW = Row(
     ],
 )
 
-_COMPRESSION = Row(
-    "Compression",
-    [
-        lines(
-            "Ratio",
-            "Bytes before packing per byte on the wire. Near 1 compression costs CPU for nothing: train a dictionary.",
-            COUNT,
-            Query(
-                "sum by (direction) (rate(tidegate_compression_raw_bytes_total{@}[@])) / "
-                "sum by (direction) (rate(tidegate_compression_wire_bytes_total{@}[@]))",
-                "{{direction}}",
-            ),
-            width=6,
-        ),
-        lines(
-            "Saved by packing",
-            "Bytes not sent per packed message and second, before counting that one packing serves many recipients.",
-            BYTES_PER_SECOND,
-            Query(
-                "sum(rate(tidegate_compression_raw_bytes_total{@}[@])) - sum(rate(tidegate_compression_wire_bytes_total{@}[@]))",
-                "saved",
-            ),
-            width=6,
-        ),
-        lines(
-            "CPU for it",
-            "Seconds of packing and unpacking per second: share of one core.",
-            SHARE,
-            Query("sum by (direction) (rate(tidegate_compression_seconds_total{@}[@]))", "{{direction}}"),
-            width=6,
-        ),
-        lines(
-            "Packed once, sent often",
-            "Packings, and sends that needed none because the message was packed already.",
-            MESSAGES,
-            Query('sum(rate(tidegate_compression_messages_total{@, direction="outbound"}[@]))', "packed"),
-            Query("sum(rate(tidegate_compression_cache_hits_total{@}[@]))", "sent again"),
-            Query("sum(rate(tidegate_compression_connections_total{@}[@]))", "new connections in compressed mode"),
-            width=6,
-        ),
-    ],
-)
-
-_NAMES = Row(
-    "What telemetry could not tell apart",
-    [
-        lines(
-            "Overflow",
-            "Messages in rooms whose prefix is not declared (`TIDEGATE_NAMESPACES`), connections under route `other`, "
-            "observations without a metric, refused handshakes without a log line. Nothing is lost; detail is.",
-            PER_SECOND,
-            Query("sum(rate(tidegate_namespaces_overflow_total{@}[@]))", "undeclared namespace"),
-            Query("sum(rate(tidegate_routes_overflow_total{@}[@]))", "too many routes"),
-            Query("sum(rate(tidegate_observations_unknown_total{@}[@]))", "unknown observation"),
-            Query("sum(rate(tidegate_access_log_suppressed_total{@}[@]))", "no log line"),
-            width=24,
-            height=6,
-        ),
-    ],
-)
-
 DELIVERY = Board(
     "tidegate-delivery",
     "What became of every message, how long it took to the kernel and to the client, and who does not keep up.",
-    [_LEDGER, _LATENCY, _FANOUT, _SLOW, _COMPRESSION, _NAMES],
+    [_LEDGER, _LATENCY, _FANOUT, _SLOW, COMPRESSION, TELEMETRY],
 )

@@ -7,6 +7,7 @@ import contextlib
 import secrets
 from collections.abc import Awaitable, Callable
 
+import websockets
 from websockets.exceptions import WebSocketException
 from websockets.typing import Origin, Subprotocol
 
@@ -26,10 +27,12 @@ SETTINGS = {
     "RATE_LIMIT__BURST": "5",
     "OUTBOX__MAX_BYTES": "65536",
     "KEEPALIVE__INTERVAL_SECONDS": "1",
+    "COMPRESSION__DEFLATE": "true",
     "TELEMETRY__MESSAGE_RATIO": "1",
     "TELEMETRY__CONFIRMS_PER_SECOND": "200",
 }
-"""Small bounds, so that few clients reach them."""
+"""Small bounds, so that few clients reach them. Whom the gateway holds back, or who reads nothing, is not closed politely: hence
+the short ``close_timeout`` of all clients."""
 
 _EVENT = '{"type": "price", "symbol": "TIDE", "bid": 101.25, "ask": 101.5, "at": "2026-01-01T00:00:00Z", "note": "as it was"}'
 _TROUBLE = (OSError, EOFError, TimeoutError, WebSocketException)
@@ -44,6 +47,7 @@ class Load:
         acts = [
             *((0.1, lambda room=room: self._member(room)) for room in ("chat:1", "chat:1", "chat:2", "undeclared:1")),
             *[(0.1, self._compressed)] * 2,
+            (0.1, self._deflated),
             (0.1, self._slow),
             (0.05, self._publish),
             (1.0, self._mistakes),
@@ -65,7 +69,7 @@ class Load:
 
     async def _member(self, room: str) -> None:
         """Listens, and talks faster than it may."""
-        async with self._gateway.connect(room) as client:
+        async with self._gateway.connect(room, close_timeout=0.5) as client:
             while not self._stopping:
                 await client.send(_EVENT)
                 await client.send(_EVENT.encode())
@@ -76,9 +80,16 @@ class Load:
 
     async def _compressed(self) -> None:
         codec = Codec()
-        async with self._gateway.connect("chat:1", subprotocols=[Subprotocol("zstd")]) as client:
+        async with self._gateway.connect("chat:1", subprotocols=[Subprotocol("zstd")], close_timeout=0.5) as client:
             while not self._stopping:
                 await client.send(codec.pack(_EVENT))
+                for _ in range(5):
+                    await asyncio.wait_for(client.recv(), 1)
+
+    async def _deflated(self) -> None:
+        async with websockets.connect(self._gateway.url("chat:1"), compression="deflate", proxy=None, close_timeout=0.5) as client:
+            while not self._stopping:
+                await client.send(_EVENT * 3)
                 for _ in range(5):
                     await asyncio.wait_for(client.recv(), 1)
 
@@ -113,5 +124,5 @@ class Load:
 
     async def _visitor(self) -> None:
         with contextlib.suppress(*_TROUBLE):
-            async with self._gateway.connect("chat:2"):
+            async with self._gateway.connect("chat:2", close_timeout=0.5):
                 await asyncio.sleep(0.5)
