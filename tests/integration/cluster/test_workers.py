@@ -59,8 +59,12 @@ async def test_workers_share_the_clients_of_one_port(gateway: GatewayProcess) ->
     assert min(found) > 0
     await clients[0].send("hello")
     assert await asyncio.gather(*(hear(client) for client in clients)) == [["hello"]] * CLIENTS
-    _, room = await gateway.workers[1].get("/api/rooms/r")
-    assert room["members"] == CLIENTS
+
+    async def counts_all() -> bool:
+        _, room = await gateway.workers[1].get("/api/rooms/r")
+        return bool(room["members"] == CLIENTS)
+
+    await eventually(counts_all, 10, "one worker counts the members on all")
     for client in clients:
         await client.close()
     serving = gateway.events("serving")
