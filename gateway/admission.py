@@ -92,8 +92,9 @@ class Admission:
         if isinstance(error, JoinRefused):
             headers = [_retry_after(self.retry_after_seconds)] if error.close.retry else []
             return {"status": error.status, "close": error.close, "detail": error.detail, "headers": headers}
-        if isinstance(error, BrokerUnavailable):
-            return {"status": 503, "close": AT_CAPACITY, "detail": str(error), "headers": [_retry_after(error.retry_after)]}
+        if isinstance(error, BrokerUnavailable):  # its text, which names hosts, is for operators
+            detail = "Rooms cannot be joined at the moment; try again."
+            return {"status": 503, "close": AT_CAPACITY, "detail": detail, "headers": [_retry_after(error.retry_after)]}
         return None
 
     def _rooms(self, scope: Scope, room: str, user: str | None) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from gateway.api.problems import Problem, problem_of
 from gateway.api.requests import REASONS, traceparent_of
 from gateway.broker import MemoryBroker
 from gateway.envelope import Envelope
-from gateway.errors import BrokerUnavailable
+from gateway.errors import BrokerUnavailable, TooBigForBroker
 from gateway.server import WebSocketServer
 from tests.gateway.api_helpers import KEY, MAX_BODY_BYTES, VERSION, Api, open_api, settle
 from tests.gateway.linked_brokers import Engine
@@ -419,6 +419,14 @@ async def test_a_broker_that_is_away_is_503_with_the_time_to_try_again() -> None
         for response in (await api.publish("/api/broadcast"), await api.client.delete("/api/users/ann/connections")):
             assert "10.0.0.1" not in problem(response, 503)
             assert response.headers["retry-after"] == "3"
+
+
+async def test_a_message_that_the_engine_cannot_take_is_413() -> None:
+    """Trying again would not help."""
+    broker = RecordingBroker()
+    async with open_api(WebSocketServer(broker=broker)) as api:
+        broker.failure = TooBigForBroker("NATS at 10.0.0.1:4222 takes at most 100 bytes")
+        assert "10.0.0.1" not in problem(await api.publish("/api/broadcast"), 413)
 
 
 async def test_a_broker_that_hangs_holds_no_request_for_ever() -> None:

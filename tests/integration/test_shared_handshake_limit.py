@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import shutil
 import signal
-import socket
-import subprocess
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,61 +14,12 @@ import pytest
 from middleware.handshake_limiter import SHARED_UNAVAILABLE, RedisHandshakeLimiter
 from middleware.rate_limit import RateLimitMiddleware
 from tests.middleware.asgi_helpers import Clock, echo, run, websocket_scope
-
-
-class Redis:
-    """A redis-server of this test's own."""
-
-    def __init__(self, directory: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.url = f"redis://127.0.0.1:{self.port}"
-        self._directory = directory
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        """Start and wait until it listens."""
-        options = [
-            "--port",
-            str(self.port),
-            "--bind",
-            "127.0.0.1",
-            "--save",
-            "",
-            "--appendonly",
-            "no",
-            "--dir",
-            str(self._directory),
-        ]
-        self._process = subprocess.Popen(["redis-server", *options], stdout=subprocess.DEVNULL)
-        for _ in range(500):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
-            time.sleep(0.01)
-        raise AssertionError("redis-server did not start")
-
-    def signal(self, number: signal.Signals) -> None:
-        """Freeze (SIGSTOP) or wake (SIGCONT) it."""
-        assert self._process is not None
-        self._process.send_signal(number)
-
-    def stop(self) -> None:
-        """Kill it, frozen or not."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait(5)
-            self._process = None
+from tests.servers import Redis
 
 
 @pytest.fixture
 def redis(tmp_path: Path) -> Iterator[Redis]:
     """A running redis-server; without one on this machine the test is skipped, in CI it fails."""
-    if shutil.which("redis-server") is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("redis-server is missing: CI must have it")
-        pytest.skip("redis-server is not installed")
     server = Redis(tmp_path)
     server.start()
     try:
