@@ -10,10 +10,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from .panels.board import Board, render
 from .panels.broker import BROKER
 from .panels.capacity import CAPACITY
 from .panels.delivery import DELIVERY
-from .panels.kit import RUNBOOKS, Board, render
+from .panels.kit import RUNBOOKS
 from .panels.overview import OVERVIEW
 from .slo import recording_rules
 

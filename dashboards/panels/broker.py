@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .kit import COUNT, MESSAGES, PER_SECOND, SECONDS, Board, Query, Row, heat, lines, number, quantiles
+from .board import Board, Row
+from .kit import COUNT, MESSAGES, PER_SECOND, SECONDS, Query, heat, lines, number, quantiles
 
 __all__ = ["BROKER"]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .kit import BYTES, COUNT, HANDSHAKES, PER_SECOND, SECONDS, SHARE, Board, Query, Row, heat, lines, number, quantiles
+from .board import Board, Row
+from .kit import BYTES, COUNT, HANDSHAKES, PER_SECOND, SECONDS, SHARE, Query, heat, lines, number, quantiles
 
 __all__ = ["CAPACITY"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .board import Board, Row
 from .encoding import COMPRESSION, TELEMETRY
 from .kit import (
     BYTES,
@@ -10,9 +11,7 @@ from .kit import (
     PER_SECOND,
     SECONDS,
     SHARE,
-    Board,
     Query,
-    Row,
     heat,
     lines,
     number,

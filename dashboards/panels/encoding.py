@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .kit import BYTES_PER_SECOND, COUNT, MESSAGES, PER_SECOND, SHARE, Query, Row, lines
+from .board import Row
+from .kit import BYTES_PER_SECOND, COUNT, MESSAGES, PER_SECOND, SHARE, Query, lines
 
 __all__ = ["COMPRESSION", "TELEMETRY"]
 

@@ -1,9 +1,8 @@
-"""What the dashboards are drawn with: queries, panels, rows and a board, in the words of this project instead of Grafana's.
+"""What the panels are drawn with, in the words of this project instead of Grafana's.
 
 1. Every query goes to the data source ``$datasource`` and to the instances that ``$job`` and ``$instance`` name. In an expression
    ``{@}`` stands for that selector (``{@, outcome="failed"}`` adds to it) and ``[@]`` for ``[$__rate_interval]``.
 2. Every panel has a title, a description that says what to think of it, a unit and a legend.
-3. Ids and places follow from the order, so the same code gives the same JSON.
 """
 
 from __future__ import annotations
@@ -15,47 +14,38 @@ from typing import Any
 from grafana_foundation_sdk.builders import common as draw
 from grafana_foundation_sdk.builders import dashboard as grafana
 from grafana_foundation_sdk.builders import heatmap, prometheus, stat, text, timeseries
-from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import common, dashboard
 from grafana_foundation_sdk.models import heatmap as heatmap_model
 from grafana_foundation_sdk.models import prometheus as prometheus_model
 from grafana_foundation_sdk.models import text as text_model
 
 __all__ = [
-    "BOARDS",
     "BYTES",
     "BYTES_PER_SECOND",
     "COUNT",
     "HANDSHAKES",
     "MESSAGES",
     "PER_SECOND",
+    "RUNBOOKS",
     "SECONDS",
     "SHARE",
-    "Board",
+    "SOURCE",
     "Query",
-    "Row",
     "heat",
     "lines",
     "note",
     "number",
     "quantiles",
-    "render",
 ]
 
 RUNBOOKS = "dashboards/runbooks"
 """Where runbooks are, relative to the project; whoever installs the dashboards replaces this text by an address."""
-BOARDS = {
-    "tidegate-overview": "Tidegate / Overview",
-    "tidegate-delivery": "Tidegate / Delivery",
-    "tidegate-capacity": "Tidegate / Capacity",
-    "tidegate-broker": "Tidegate / Broker and cluster",
-}
 SECONDS, BYTES, SHARE, COUNT = "s", "bytes", "percentunit", "short"
 MESSAGES, HANDSHAKES, PER_SECOND, BYTES_PER_SECOND = "mps", "reqps", "ops", "Bps"
-WIDTH = 24
 
 _SELECTOR = 'job=~"$job", instance=~"$instance"'
-_SOURCE = dashboard.DataSourceRef(type_val="prometheus", uid="${datasource}")
+SOURCE = dashboard.DataSourceRef(type_val="prometheus", uid="${datasource}")
+"""The Prometheus that is chosen at the top of a dashboard."""
 _PALETTE = grafana.FieldColor().mode(dashboard.FieldColorModeId.PALETTE_CLASSIC)
 _BY_THRESHOLD = grafana.FieldColor().mode(dashboard.FieldColorModeId.THRESHOLDS)
 
@@ -77,26 +67,9 @@ class Query:
         return self.expression.replace("{@", "{" + _SELECTOR).replace("[@]", "[$__rate_interval]")
 
     def target(self, ref_id: str, *, form: prometheus_model.PromQueryFormat, instant: bool = False) -> prometheus.Dataquery:
-        target = prometheus.Dataquery().ref_id(ref_id).datasource(_SOURCE).expr(self.expanded()).legend_format(self.legend)
+        target = prometheus.Dataquery().ref_id(ref_id).datasource(SOURCE).expr(self.expanded()).legend_format(self.legend)
         target = target.editor_mode(prometheus_model.QueryEditorMode.CODE).format(form).exemplar(self.exemplars)
         return target.instant() if instant else target.range()
-
-
-@dataclass(frozen=True)
-class Row:
-    """Panels under one heading."""
-
-    title: str
-    panels: Sequence[Any]
-
-
-@dataclass(frozen=True)
-class Board:
-    """One dashboard."""
-
-    uid: str
-    description: str
-    rows: Sequence[Row]
 
 
 def quantiles(metric: str, *, by: str = "", where: str = "", at: Sequence[float] = (0.5, 0.99)) -> list[Query]:
@@ -133,7 +106,7 @@ def lines(
         most: the upper end of the axis.
         alert: the alert that watches the same figure; its runbook is linked.
     """
-    panel = timeseries.Panel().title(title).description(description).unit(unit).datasource(_SOURCE).span(width).height(height)
+    panel = timeseries.Panel().title(title).description(description).unit(unit).datasource(SOURCE).span(width).height(height)
     panel = panel.min(0).line_width(1.5).fill_opacity(25 if stacked else 8).show_points(common.VisibilityMode.NEVER)
     panel = panel.color_scheme(_PALETTE).thresholds(_thresholds(steps)).legend(_legend()).tooltip(_tooltip())
     if steps:
@@ -161,7 +134,7 @@ def number(
     instant: bool = False,
 ) -> stat.Panel:
     """The newest value, large, on a background that says whether it is well; ``below`` is the colour below the first step."""
-    panel = stat.Panel().title(title).description(description).unit(unit).datasource(_SOURCE).span(width).height(height)
+    panel = stat.Panel().title(title).description(description).unit(unit).datasource(SOURCE).span(width).height(height)
     panel = panel.color_scheme(_BY_THRESHOLD).thresholds(_thresholds(steps, below)).no_value("no data")
     panel = panel.color_mode(common.BigValueColorMode.BACKGROUND if steps else common.BigValueColorMode.VALUE)
     panel = panel.graph_mode(common.BigValueGraphMode.NONE if instant else common.BigValueGraphMode.AREA)
@@ -180,42 +153,19 @@ def heat(
     """How a histogram's values are spread over time; crosses are traces."""
     query = Query(f"sum by (le) (increase({metric}_bucket{{@}}[@]))", "{{le}}", exemplars=True)
     colours = heatmap.HeatmapColorOptions().mode(heatmap_model.HeatmapColorMode.SCHEME).scheme("Oranges").steps(64).exponent(0.5)
-    panel = heatmap.Panel().title(title).description(description).unit(unit).datasource(_SOURCE).span(width).height(height)
+    panel = heatmap.Panel().title(title).description(description).unit(unit).datasource(SOURCE).span(width).height(height)
     panel = panel.calculate(False).color(colours).y_axis(heatmap.YAxisConfig().unit(unit)).cell_gap(1).show_legend()
     panel = panel.cell_values(heatmap.CellValues().unit(COUNT)).filter_values(heatmap.FilterValueRange().le(1e-9))
     target = query.target("A", form=prometheus_model.PromQueryFormat.HEATMAP)
     return panel.with_target(target).links(_runbook(alert))
 
 
-def note(title: str, markdown: str, *, width: int = WIDTH, height: int = 4) -> text.Panel:
+def note(title: str, markdown: str, *, width: int = 24, height: int = 4) -> text.Panel:
     """Words for whoever looks at the board for the first time."""
     panel = (
         text.Panel().title(title).description("What this dashboard answers, and where to go from here.").span(width).height(height)
     )
     return panel.mode(text_model.TextMode.MARKDOWN).content(markdown)
-
-
-def render(board: Board) -> str:
-    """The dashboard's JSON."""
-    builder = grafana.Dashboard(BOARDS[board.uid]).uid(board.uid).description(board.description).tags(["tidegate"])
-    builder = (
-        builder.editable().tooltip(dashboard.DashboardCursorSync.CROSSHAIR).time("now-1h", "now").refresh("30s").timezone("browser")
-    )
-    builder = builder.variables(_variables()).annotations(_annotations()).links(_links(board.uid))
-    at_y, identity = 0, 0
-    for row in board.rows:
-        identity += 1
-        builder = builder.with_row(grafana.Row(row.title).id(identity).grid_pos(dashboard.GridPos(h=1, w=WIDTH, x=0, y=at_y)))
-        at_y, at_x, tallest = at_y + 1, 0, 0
-        for panel in row.panels:
-            identity += 1
-            size = panel.build().grid_pos
-            if at_x + size.w > WIDTH:
-                at_y, at_x, tallest = at_y + tallest, 0, 0
-            builder = builder.with_panel(panel.id(identity).grid_pos(dashboard.GridPos(h=size.h, w=size.w, x=at_x, y=at_y)))
-            at_x, tallest = at_x + size.w, max(tallest, size.h)
-        at_y += tallest
-    return JSONEncoder(sort_keys=True, indent=2).encode(builder.build()) + "\n"
 
 
 def _thresholds(steps: Steps, below: str = "green") -> grafana.ThresholdsConfig:
@@ -237,50 +187,3 @@ def _runbook(alert: str | None) -> list[Any]:
         return []
     link = grafana.DashboardLink(f"Runbook: {alert}").type(dashboard.DashboardLinkType.LINK).icon("doc")
     return [link.url(f"{RUNBOOKS}/{alert}.md").tooltip(f"{RUNBOOKS}/{alert}.md in the project").target_blank(True)]
-
-
-def _variables() -> list[Any]:
-    everything = dashboard.VariableOption(True, ["All"], ["$__all"])
-    chosen = (
-        ("job", "Job", "label_values(tidegate_build_info, job)"),
-        ("instance", "Node", 'label_values(tidegate_build_info{job=~"$job"}, instance)'),
-    )
-    source = grafana.DatasourceVariable("datasource").label("Data source").description("The Prometheus that scrapes the gateway.")
-    return [
-        source.type("prometheus"),
-        *(
-            grafana.QueryVariable(name)
-            .label(label)
-            .description(f"Which {label.lower()}s to show.")
-            .datasource(_SOURCE)
-            .query({"query": query, "refId": name})
-            .multi(True)
-            .include_all(True)
-            .all_value(".*")
-            .current(everything)
-            .refresh(dashboard.VariableRefresh.ON_TIME_RANGE_CHANGED)
-            .sort(dashboard.VariableSort.ALPHABETICAL_ASC)
-            for name, label, query in chosen
-        ),
-    ]
-
-
-def _annotations() -> list[Any]:
-    alerts = grafana.AnnotationQuery().name("Alerts").datasource(_SOURCE).enable(True).icon_color("red")
-    return [alerts.expr('ALERTS{service="tidegate", alertstate="firing"}')]
-
-
-def _links(here: str) -> list[Any]:
-    """The other dashboards, with the same time and the same choice of instances."""
-    return [
-        grafana.DashboardLink(title.removeprefix("Tidegate / "))
-        .type(dashboard.DashboardLinkType.LINK)
-        .icon("dashboard")
-        .url(f"/d/{uid}")
-        .tooltip(title)
-        .keep_time(True)
-        .include_vars(True)
-        .target_blank(False)
-        for uid, title in BOARDS.items()
-        if uid != here
-    ]

@@ -50,7 +50,21 @@ def test_no_file_names_a_package_index_host() -> None:
 
 @pytest.mark.parametrize(
     "target",
-    ["serve", "test", "lint", "format", "bench", "conformance", "dist", "image", "image-test", "requirements", "help", "clean"],
+    [
+        "serve",
+        "test",
+        "lint",
+        "format",
+        "bench",
+        "conformance",
+        "dashboards",
+        "dist",
+        "image",
+        "image-test",
+        "requirements",
+        "help",
+        "clean",
+    ],
 )
 def test_make_help_explains_every_target(target: str) -> None:
     """``make help`` lists it with a sentence."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -63,3 +64,11 @@ def test_every_runbook_is_for_an_alert_and_complete(path: Path) -> None:
     assert text.startswith(f"# {path.stem}\n")
     assert [line for line in text.splitlines() if line.startswith("## ")] == SECTIONS
     assert "```" in text
+
+
+def test_the_documentation_lists_every_alert() -> None:
+    """With a link to its runbook, and with no alert that is no more."""
+    page = (FOLDER.parent / "docs" / "observability.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| \[`(\w+)`\]\(\.\./dashboards/runbooks/(\w+)\.md\)", page, re.MULTILINE)
+    assert all(name == runbook for name, runbook in listed)
+    assert {name for name, _ in listed} == {alert.name for alert in ALERTS}
