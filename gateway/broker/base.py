@@ -3,7 +3,8 @@
 Promises, held by every broker and tested by one suite over all of them (``tests/gateway/broker/test_contract.py``):
 
 1. Order: what one publisher publishes to one room is delivered in that order, once, on every subscribed node, and the
-   publishing node itself receives through the broker too, so that all nodes see one order.
+   publishing node itself receives through the broker too. Over memory and Redis a room has one order, which all nodes see; over
+   NATS messages of *different* publishers may be interleaved differently on different nodes.
 2. When ``subscribe`` has returned, everything published to the room afterwards, by anyone, is delivered.
 3. ``deliver`` is called on the event loop, never re-entrantly for one room out of order, and must not raise or wait.
 4. ``post`` never waits: it takes the envelope or raises ``BrokerUnavailable``. What it took may still be lost when the

@@ -212,8 +212,8 @@ async def test_subscriptions_come_and_go_with_those_who_need_them(broker: Broker
 
 
 @pytest.mark.parametrize("make", KINDS, indirect=True)
-async def test_two_nodes_hear_one_order(make: Make) -> None:
-    """Both, and each of them itself too, hear the same messages of a room in the same order; a publisher's own are in order."""
+async def test_two_nodes_hear_the_same(make: Make, request: pytest.FixtureRequest) -> None:
+    """Both, and each of them itself too, hear the same messages, each publisher's in order; over Redis all of them in one order."""
     nodes, heard = [make(), make()], [Listener(), Listener()]
     for node, listener in zip(nodes, heard, strict=True):
         await node.start(listener)
@@ -227,9 +227,11 @@ async def test_two_nodes_hear_one_order(make: Make) -> None:
 
     await asyncio.gather(talk("a", nodes[0]), talk("b", nodes[1]))
     first, second = [[one.id for one in await listener.wait_for(400)] for listener in heard]
-    assert first == second
-    assert [one for one in first if one[0] == "a"] == [f"a-{number}" for number in range(200)]
-    assert [one for one in first if one[0] == "b"] == [f"b-{number}" for number in range(200)]
+    for heard_by_one in (first, second):
+        for name in "ab":
+            assert [one for one in heard_by_one if one[0] == name] == [f"{name}-{number}" for number in range(200)]
+    if "nats" not in request.node.name:  # its servers know no order between publishers
+        assert first == second
     for node in nodes:
         await node.close()
 
