@@ -74,7 +74,9 @@ class EventStream(Response):
         finally:
             self._on_left()
         if complete:
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            with contextlib.suppress(TimeoutError):  # what was written before may still be unread
+                async with asyncio.timeout(self._write_timeout_seconds):
+                    await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _run(self, receive: Receive, write: Write) -> bool:
         """Produce until one side ends; True when the client is still there and reads."""

@@ -57,7 +57,8 @@ class Stream:
 
     async def _send(self, message: Any) -> None:
         if self.stuck:
-            await asyncio.Event().wait()
+            await self._left.wait()  # as a server waits until the client has read, or has gone
+            return
         if message["type"] == "http.response.start":
             self.status = message["status"]
             self.headers = {name.decode(): value.decode() for name, value in message["headers"]}
@@ -211,6 +212,24 @@ async def test_a_watcher_that_does_not_read_is_dropped() -> None:
     async with asyncio.timeout(5):
         await stream({"type": "http", "method": "GET"}, receive, send)
     assert left
+
+
+async def test_the_end_of_a_stream_waits_for_nobody_either() -> None:
+    """What was written last may be unread when it ends; the answer is given up as any other write."""
+
+    async def produce(write: Write) -> None:
+        await write(event(b"1"))
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(message: Any) -> None:
+        if message.get("more_body") is False:
+            await asyncio.Event().wait()
+
+    async with asyncio.timeout(5):
+        await EventStream(produce, lambda: None, write_timeout_seconds=0.01)({"type": "http", "method": "GET"}, receive, send)
 
 
 async def test_silence_is_broken_by_a_comment() -> None:
@@ -400,7 +419,6 @@ async def test_a_listener_that_does_not_read_ends_alone() -> None:
             await api.publish("/api/rooms/lobby/messages", "x" * 300)
         assert len(ann.payloads) == 10
         assert api.server.registry.members("lobby") == frozenset({ann.connection})
-        stream.stuck = False
         await stream.leave()
 
 
