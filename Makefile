@@ -93,7 +93,7 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	@touch $@
 
 $(VENV)/.installed-bench: $(VENV)/.installed
-	$(INSTALL) --group bench
+	$(INSTALL) --editable '.[redis,nats]' --group bench
 	@touch $@
 
 $(VENV)/.installed-dashboards: $(VENV)/.installed

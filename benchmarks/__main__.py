@@ -13,6 +13,7 @@ import uvloop
 
 from middleware.dictionaries import train_dictionary
 
+from .brokers import broker_drivers
 from .compression import DICTIONARY_BYTES, events
 from .drivers import Driver, all_drivers
 from .drivers.tidegate import Tidegate
@@ -50,7 +51,18 @@ def chosen(options: argparse.Namespace) -> list[Workload]:
 
     workloads = quick() if options.quick else WORKLOADS
     changes = {name: value for name in ("seconds", "rounds") if (value := getattr(options, name)) is not None}
-    return [replace(workload, **changes) for workload in workloads if not options.only or workload.name in options.only]
+    return [replace(workload, **changes) for workload in workloads if not options.only or asked_for(workload, options.only)]
+
+
+def asked_for(workload: Workload, names: list[str]) -> bool:
+    """By its name, or by what its name begins with: ``brokers`` is all that is about brokers."""
+    return any(workload.name == name or workload.name.startswith(f"{name}-") for name in names)
+
+
+def drivers_of(workloads: list[Workload], cache: Path) -> list[Driver]:
+    """Those that the workloads are about."""
+    kinds = {workload.kind == "brokers" for workload in workloads}
+    return (all_drivers(cache) if False in kinds else []) + (broker_drivers(cache) if True in kinds else [])
 
 
 def available(drivers: list[Driver], wanted: list[str] | None, failed: dict[str, str]) -> tuple[list[Driver], dict[str, str]]:
@@ -87,7 +99,8 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     cache, cores = cache_folder(), Cores.choose()
     failed = install(cache, quick=options.quick)
-    drivers, absent = available(all_drivers(cache), options.peers, failed)
+    workloads = chosen(options)
+    drivers, absent = available(drivers_of(workloads, cache), options.peers, failed)
     for driver in drivers:
         if isinstance(driver, Tidegate):
             driver.dictionary = train(cache)
@@ -97,7 +110,7 @@ def main() -> int:
     machine["load"] = f"{os.getloadavg()[0]:.1f} before the run"
     cores.pin_client()
     suite = Suite(results, cores, cache, say, with_profiles=not options.quick)
-    uvloop.run(run(suite, chosen(options), drivers))
+    uvloop.run(run(suite, workloads, drivers))
     for name, reason in absent.items():
         say(f"absent: {name}: {reason}")
     if not options.quick:

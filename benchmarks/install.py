@@ -22,7 +22,7 @@ def cache_folder() -> Path:
 
 def install(cache: Path, *, quick: bool, say: Callable[[str], None] = print) -> dict[str, str]:
     """Install what is missing; returns, by step, why one did not work. ``quick`` builds nothing."""
-    steps: dict[str, Callable[[Path], None]] = {"python": _python, "node": _node}
+    steps: dict[str, Callable[[Path], None]] = {"python": _python, "brokers": _brokers, "node": _node}
     if not quick:
         steps |= {"centrifuge": _centrifuge, "centrifugo": _centrifugo}
     failed = {}
@@ -46,7 +46,7 @@ def install(cache: Path, *, quick: bool, say: Callable[[str], None] = print) -> 
 
 def _wanted(name: str) -> str:
     """What the step depends on: when it changes, the step is done again."""
-    files = {"python": "requirements.txt", "node": "package.json", "centrifuge": "centrifuge/main.go"}
+    files = {"python": "requirements.txt", "brokers": "brokers.txt", "node": "package.json", "centrifuge": "centrifuge/main.go"}
     return (PEERS / files[name]).read_text() if name in files else name
 
 
@@ -55,10 +55,18 @@ def _run(*command: str, folder: Path, **environment: str) -> None:
 
 
 def _python(folder: Path) -> None:
+    _environment(folder, "requirements.txt")
+
+
+def _brokers(folder: Path) -> None:
+    _environment(folder, "brokers.txt")
+
+
+def _environment(folder: Path, requirements: str) -> None:
     venv.create(folder, with_pip=True, clear=True)
     _run(
         str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
-        "-r", str(PEERS / "requirements.txt"), folder=folder,
+        "-r", str(PEERS / requirements), folder=folder,
     )  # fmt: skip
 
 

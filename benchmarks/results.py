@@ -118,14 +118,19 @@ class Results:
     def updated(self, newer: Results) -> Results:
         """This run with whole workloads of a later one in place of its own: ratios stay within one run.
 
-        Raises ``ValueError`` when machine or versions differ: then nothing can be compared.
+        Raises ``ValueError`` when the machine or a version differs, or a server is missing: then nothing can be compared.
         """
         same = {name: text for name, text in self.machine.items() if name != "load"}
-        if same != {name: text for name, text in newer.machine.items() if name != "load"} or self.versions != newer.versions:
-            raise ValueError("the saved run is of another machine, or of other versions or servers: measure everything")
         anew = {row.workload for row in newer.rows}
+        needed = {row.peer.partition("+")[0] for row in self.rows if row.workload in anew} & self.versions.keys()
+        others = any(self.versions.get(name, version) != version for name, version in newer.versions.items())
+        same_machine = same == {name: text for name, text in newer.machine.items() if name != "load"}
+        if not same_machine or others or needed - newer.versions.keys():
+            raise ValueError("the saved run is of another machine, or of other versions or servers: measure everything")
         rows = [row for row in self.rows if row.workload not in anew] + newer.rows
-        return replace(newer, rows=rows, profiles=self.profiles | newer.profiles)
+        versions = self.versions | newer.versions
+        absent = {name: why for name, why in (self.absent | newer.absent).items() if name not in versions}
+        return replace(newer, rows=rows, profiles=self.profiles | newer.profiles, versions=versions, absent=absent)
 
     def save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -145,15 +145,17 @@ class Member(WSListener):
 
 
 async def connect(
-    driver: Driver, port: int, room: str, group: Group, *, echo: bool = False, slow: bool = False, compressed: str = ""
-) -> Member:
+    driver: Driver, port: int, room: str, group: Group, *,
+    echo: bool = False, slow: bool = False, compressed: str = "", member: type[Member] | None = None,
+) -> Member:  # fmt: skip
     """Open a connection, put it into ``room`` and ``group``. Raises ``OSError`` or picows' ``WSError`` when it is refused."""
 
     def listener() -> Member:
-        return Member(driver, driver.join(room, echo=echo), group)
+        return kind(driver, driver.join(room, echo=echo), group)
 
+    kind = member or Member
     options: dict[str, Any] = {"socket_factory": _slow_socket} if slow else {}
-    _, member = await ws_connect(
+    _, made = await ws_connect(
         listener,
         driver.url(port, room, echo=echo),
         extra_headers=driver.headers(compressed),
@@ -162,16 +164,16 @@ async def connect(
         read_buffer_init_size=4096,
         **options,
     )
-    assert isinstance(member, Member), "made just above"
+    assert isinstance(made, Member), "made just above"
     async with asyncio.timeout(30):
-        await member.joined
+        await made.joined
     if slow:
-        assert member.transport is not None, "connected"
-        member.transport.underlying_transport.pause_reading()
+        assert made.transport is not None, "connected"
+        made.transport.underlying_transport.pause_reading()
     else:
         group.listeners += 1
-    group.members.append(member)
-    return member
+    group.members.append(made)
+    return made
 
 
 def _slow_socket(_: Any) -> socket.socket:

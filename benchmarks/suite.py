@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from .brokers import BrokerTurn, OverEngine
 from .drivers import Driver
 from .handshakes import handshake_rate
 from .idle import idle_memory
@@ -16,7 +17,8 @@ from .workloads import Case, Workload
 
 __all__ = ["Suite", "label"]
 
-PROFILED = ("echo-64", "fan-out-128-1", "fan-out-128-16", "handshakes")
+PROFILED = ("echo-64", "fan-out-128-1", "fan-out-128-16", "handshakes", "brokers-full")
+BROKERS_PROFILED = ("tidegate-redis", "tidegate-nats")
 PROFILE_SECONDS = 3.0
 FAILURES = (Stalled, OSError, RuntimeError, AssertionError, TimeoutError, ExceptionGroup)
 
@@ -75,7 +77,7 @@ class Turn:
         self._traffic = self._server = None
 
 
-def _name(turns: list[Turn], case: Case | None) -> str:
+def _name(turns: Sequence[Turn | BrokerTurn], case: Case | None) -> str:
     return case.name if case is not None else turns[0].workload.name if turns else ""
 
 
@@ -100,12 +102,7 @@ class Suite:
     async def run(self, workload: Workload, drivers: Iterable[Driver]) -> None:
         """Measure one workload at every driver, in turn."""
         self._say(f"{workload.title}")
-        turns = [
-            Turn(driver, compressed, workload, self)
-            for driver in drivers
-            for compressed in workload.variants
-            if compressed in driver.variants and driver.name not in workload.leave_out
-        ]
+        turns = self._turns(workload, drivers)
         cases: tuple[Case | None, ...] = workload.cases or (None,)
         rows = {(turn, case): self._row(turn, case) for case in cases for turn in turns}
         try:
@@ -125,12 +122,23 @@ class Suite:
             row.problem = row.problem or (turn.problem if not row.samples else "")
             self._say_row(row, case)
 
-    def _row(self, turn: Turn, case: Case | None) -> Row:
+    def _turns(self, workload: Workload, drivers: Iterable[Driver]) -> list[Turn | BrokerTurn]:
+        """Those who take part: on one engine two nodes of a kind, else one server in each way to compress."""
+        if workload.kind == "brokers":
+            return [BrokerTurn(driver, workload, self) for driver in drivers if isinstance(driver, OverEngine)]
+        return [
+            Turn(driver, compressed, workload, self)
+            for driver in drivers
+            for compressed in workload.variants
+            if compressed in driver.variants and driver.name not in workload.leave_out and not isinstance(driver, OverEngine)
+        ]
+
+    def _row(self, turn: Turn | BrokerTurn, case: Case | None) -> Row:
         row = Row(turn.workload.name, case.name if case else turn.workload.name, label(turn.driver, turn.compressed))
         self.results.rows.append(row)
         return row
 
-    async def _take(self, turn: Turn, case: Case | None, row: Row) -> None:
+    async def _take(self, turn: Turn | BrokerTurn, case: Case | None, row: Row) -> None:
         if turn.problem:
             return
         alone = turn.workload.alone
@@ -146,7 +154,7 @@ class Suite:
         if alone:
             turn.close()
 
-    async def _guarded(self, turn: Turn, work: Callable[[], object]) -> None:
+    async def _guarded(self, turn: Turn | BrokerTurn, work: Callable[[], object]) -> None:
         """A server that fails is out of this workload; why is kept."""
         try:
             await work()  # type: ignore[misc]  # every caller's is a coroutine function
@@ -157,12 +165,17 @@ class Suite:
             turn.problem = f"{type(first).__name__}: {first}"[:300]
             turn.close()
 
-    async def _profile(self, turns: list[Turn], case: Case | None) -> None:
+    async def _profile(self, turns: Sequence[Turn | BrokerTurn], case: Case | None) -> None:
         name = _name(turns, case)
         if not self._with_profiles or name not in PROFILED:
             return
         for turn in turns:
-            if turn.driver.name == "tidegate" and not turn.compressed and not turn.problem:
+            if isinstance(turn, BrokerTurn):
+                if turn.driver.name in BROKERS_PROFILED and not turn.problem:
+                    assert case is not None, "named above"
+                    found = await turn.profiles(case, PROFILE_SECONDS)
+                    self.results.profiles |= {f"{name} {turn.driver.name}, {node}": lines for node, lines in found.items()}
+            elif turn.driver.name == "tidegate" and not turn.compressed and not turn.problem:
                 self.results.profiles[name] = await turn.profile(case)
 
     def _say_row(self, row: Row, case: Case | None) -> None:

@@ -33,11 +33,13 @@ class Case:
     window: int
     """Messages of one publisher in flight."""
     payloads: Callable[[], list[bytes]]
+    pace: int = 0
+    """Messages a second of all publishers, instead of a window."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """Cases that share connections; ``kind`` is the part that measures: ``traffic``, ``idle`` or ``handshakes``."""
+    """Cases that share connections; ``kind`` is the part that measures: ``traffic``, ``brokers``, ``idle`` or ``handshakes``."""
 
     name: str
     title: str
@@ -95,6 +97,20 @@ WORKLOADS: tuple[Workload, ...] = (
         "slow", "Fan-out to 200 members, 10 of which never read", "delivery", topology=Topology(1, 200, slow=10),
         cases=(Case("slow-16384-4", "16 KiB, 4 in flight", 4, text(16384)),), rounds=1, seconds=4.0,
         leave_out=frozenset({"socketio", "channels"}),
+    ),
+    Workload(
+        "brokers", "Two nodes on one engine, 50 rooms: one publishes on the first node, one hears on the second", "delivery",
+        kind="brokers", topology=Topology(50, 2), seconds=2.0,
+        cases=(
+            Case("brokers-full", "128 bytes, as much as goes, 16 in flight in each room", 16, text(128)),
+            Case("brokers-5000", "128 bytes, 5,000 messages a second", 0, text(128), pace=5000),
+            Case("brokers-1000", "128 bytes, 1,000 messages a second", 0, text(128), pace=1000),
+        ),
+    ),
+    Workload(
+        "brokers-rooms", "Two nodes on one engine, 10 rooms: one publishes on the first node, 50 hear on the second", "delivery",
+        kind="brokers", topology=Topology(10, 51), seconds=2.0,
+        cases=(Case("brokers-rooms-full", "128 bytes, as much as goes, 4 in flight in each room", 4, text(128)),),
     ),
     Workload("handshakes", "Handshakes, opened and closed, 32 at a time", "handshake", kind="handshakes"),
     Workload("idle", "Idle connections", "connection", kind="idle", topology=Topology(100, 100), rounds=1, alone=True),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from ..brokers import broker_drivers
 from ..drivers import all_drivers
 from ..results import Results
 from ..workloads import WORKLOADS, Workload
@@ -38,6 +39,10 @@ IN_SHORT = """\
 The CPU time that others need for what Tidegate does in the time of the second column; more than 1 means that they need more.
 """
 
+CROSSINGS = """\
+The same of messages that are published on one node and delivered by another, both nodes together, without the engine:
+"""
+
 TIME_GOES = """\
 ## Where Tidegate's time goes
 
@@ -50,8 +55,9 @@ REPEAT = """\
 ## Repeat it
 
     make bench-quick                    # two minutes, printed only
-    make bench                          # everything, about twelve minutes; writes this page
+    make bench                          # everything, about a quarter of an hour; writes this page
     python -m benchmarks --only echo fan-out --peers tidegate bun uvicorn --rounds 5
+    python -m benchmarks --only brokers # two nodes on one engine; needs redis-server and nats-server
 
 Peers are installed into `~/.cache/tidegate/bench`: the Python ones into an environment of their own, `ws` and Bun with npm,
 Centrifuge with the Go toolchain. One that cannot be installed is listed as absent. Linux only (`/proc`); with two cores or more,
@@ -90,6 +96,7 @@ def page(results: Results) -> str:
         INTRODUCTION,
         IN_SHORT,
         ratio_table(results, cases, title) + "\n",
+        crossings(results, title),
         "## Targets\n",
         target_table(results) + "\n",
         NOTES.read_text(),
@@ -101,9 +108,16 @@ def page(results: Results) -> str:
     return "\n".join(part for part in parts if part)
 
 
+def crossings(results: Results, title: Callable[[str], str]) -> str:
+    """What is in short of messages that go from node to node."""
+    kinds = {"brokers": "one hears", "brokers-rooms": "50 hear"}
+    cases = [(case, f"{kinds[work.name]}, {name}") for work, case, name in measured(results) if work.name in kinds]
+    return f"{CROSSINGS}\n{ratio_table(results, cases, title, 'tidegate-redis')}\n" if cases else ""
+
+
 def titles(results: Results) -> Callable[[str], str]:
     """A server's name for people."""
-    names = {driver.name: driver.title for driver in all_drivers(Path())}
+    names = {driver.name: driver.title for driver in (*all_drivers(Path()), *broker_drivers(Path()))}
 
     def title(peer: str) -> str:
         name, _, compressed = peer.partition("+")

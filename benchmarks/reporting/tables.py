@@ -29,19 +29,20 @@ def number(value: float | None) -> str:
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
-def ratio_table(results: Results, cases: Sequence[tuple[str, str]], title: Callable[[str], str]) -> str:
-    """What others need for the work for which Tidegate needs 1."""
-    peers = []
+def ratio_table(results: Results, cases: Sequence[tuple[str, str]], title: Callable[[str], str], own_name: str = TIDEGATE) -> str:
+    """What others need for the work for which Tidegate (``own_name``) needs 1."""
+    peers: list[str] = []
+    names = {case for case, _ in cases}
     for row in results.rows:
-        if row.peer not in peers and "+" not in row.peer and row.peer != TIDEGATE:
+        if row.case in names and row.peer not in peers and "+" not in row.peer and row.peer != own_name:
             peers.append(row.peer)
     lines = []
     for case, name in cases:
-        own = results.row(case, TIDEGATE)
+        own = results.row(case, own_name)
         if own is not None and own.figure("cpu_us") is not None:
-            cells = [_times(results.ratio(case, peer, TIDEGATE)) for peer in peers]
+            cells = [_times(results.ratio(case, peer, own_name)) for peer in peers]
             lines.append([name, f"{number(own.figure('cpu_us'))} µs", *cells])
-    return table(["CPU per message or delivery", "Tidegate", *(title(peer) for peer in peers)], lines)
+    return table(["CPU per message or delivery", title(own_name), *(title(peer) for peer in peers)], lines)
 
 
 def _times(ratio: float | None) -> str:
@@ -88,6 +89,11 @@ def _columns(workload: Workload) -> list[tuple[str, Callable[[Row], str]]]:
         return [("KiB each", figure("kib_per_connection")), connections, ("CPU µs to connect", figure("cpu_us"))]
     if workload.kind == "handshakes":
         return [("per CPU-second", figure("per_cpu_second")), cpu, rate, *latency, spread]
+    if workload.kind == "brokers":
+        parts = [("publishers' node", figure("first_us")), ("members' node", figure("second_us")), ("engine", figure("engine_us"))]
+        offered = [("messages/s sent", figure("messages_per_second"))] if workload.topology.members > 2 else []
+        lost = ("lost", lambda row: f"{max(sample.extra['lost'] for sample in row.samples):,.0f}")
+        return [("CPU µs per delivery, both nodes", figure("cpu_us")), *parts, *offered, rate, *latency, spread, lost]
     columns = [cpu, rate, *latency, busy, spread]
     if len(workload.variants) > 1:
         columns.insert(1, ("bytes each", figure("bytes_per_delivery")))

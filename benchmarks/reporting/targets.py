@@ -48,6 +48,10 @@ def size_ratio(case: str, plain: str, packed: str) -> Callable[[Results], float 
     return lambda results: results.ratio(case, plain, packed, "bytes_per_delivery")
 
 
+def rate_ratio(case: str, peer: str, other: str) -> Callable[[Results], float | None]:
+    return lambda results: results.ratio(case, peer, other, "per_second")
+
+
 TARGETS = (
     Target("echo of 64 bytes: CPU against bare uvicorn", 0.5, cpu_ratio("echo-64", "tidegate", "uvicorn")),
     Target("echo of 64 bytes: CPU against Bun", 1.6, cpu_ratio("echo-64", "tidegate", "bun")),
@@ -57,4 +61,10 @@ TARGETS = (
     Target("handshakes per CPU-second", 2500, figure("handshakes", "tidegate", "per_cpu_second"), "", at_least=True),
     Target("compressed fan-out (zstd) against plain: CPU", 1.2, cpu_ratio("events-1", "tidegate+zstd", "tidegate")),
     Target("compressed fan-out (zstd): size ratio", 2.9, size_ratio("events-1", "tidegate", "tidegate+zstd"), "", at_least=True),
-)
+    Target(
+        "two nodes over Redis: deliveries a second against python-socketio", 2,
+        rate_ratio("brokers-full", "tidegate-redis", "socketio-redis"), at_least=True,
+    ),
+    Target("two nodes over Redis, 5,000 messages a second: p99", 5, figure("brokers-5000", "tidegate-redis", "p99_ms"), "ms"),
+    Target("two nodes over NATS, 5,000 messages a second: p99", 5, figure("brokers-5000", "tidegate-nats", "p99_ms"), "ms"),
+)  # fmt: skip

@@ -31,6 +31,27 @@ def results() -> Results:
     )
 
 
+def test_what_crosses_nodes_is_compared_for_itself(tmp_path: Path) -> None:
+    """A table of its own with both nodes' CPU, the engine's beside it, and targets that are judged by it."""
+    parts = {"first_us": 20.0, "second_us": 10.0, "engine_us": 2.0, "messages_per_second": 1000.0, "lost": 3.0}
+    rows = [
+        Row("brokers", "brokers-full", "tidegate-redis", [Sample(4000, 1.0, 0.12, 0.5, 1.0, 2.0, parts)]),
+        Row("brokers", "brokers-full", "socketio-redis", [Sample(1000, 1.0, 0.3, 0.5, 9.0, 99.0, parts)]),
+        Row("brokers", "brokers-5000", "tidegate-redis", [Sample(5000, 1.0, 0.3, 0.5, 1.0, 6.5, parts)]),
+    ]
+    (tmp_path / "docs").mkdir()
+    write_report(Results({}, {}, {}, [Row("echo", "echo-64", "tidegate", [sample(15)]), *rows]), tmp_path)
+    page = (tmp_path / "docs" / "performance.md").read_text()
+    lines = page.splitlines()
+    (head,) = [line for line in lines if line.startswith("| CPU per message or delivery | Tidegate |")]
+    assert "Socket" not in head
+    assert any(line.startswith("| one hears, ") and "| 30.0 µs | 10.0 × |" in line for line in lines)  # noqa: RUF001
+    assert any(line.startswith("| Tidegate over Redis | 30.0 | 20.0 | 10.0 | 2.00 | 4,000 | 1.00 | 2.00 |") for line in lines)
+    targets = {line.split(" | ")[0].strip("| "): line for line in lines if " a second" in line or "p99" in line}
+    assert "4.00 " in targets["two nodes over Redis: deliveries a second against python-socketio"]
+    assert "**not reached**" in targets["two nodes over Redis, 5,000 messages a second: p99"]
+
+
 @pytest.fixture
 def page(results: Results, tmp_path: Path) -> str:
     (tmp_path / "docs").mkdir()

@@ -85,6 +85,23 @@ def test_a_workload_measured_anew_replaces_all_of_the_old_one() -> None:
     assert [(one.workload, one.peer) for one in old.updated(new).rows] == [("idle", "bun"), ("echo", "tidegate")]
 
 
+def test_a_run_of_other_servers_is_added() -> None:
+    """What is measured for the first time has nothing to be compared with; who was absent and is there, is no longer absent."""
+    old = Results({}, {"bun": "1"}, {"redis": "not installed", "x": "why"}, [row("bun", 1.0)])
+    new = Results({}, {"redis": "7"}, {}, [Row("brokers", "brokers-full", "redis")])
+    both = old.updated(new)
+    assert (both.versions, both.absent) == ({"bun": "1", "redis": "7"}, {"x": "why"})
+    assert [one.peer for one in both.rows] == ["bun", "redis"]
+
+
+def test_a_server_does_not_disappear_from_a_workload() -> None:
+    """Measured anew without one that was in it: refused."""
+    with pytest.raises(ValueError, match="measure everything"):
+        Results({}, {"bun": "1", "ws": "1"}, {}, [row("bun", 1.0), row("ws", 1.0)]).updated(
+            Results({}, {"ws": "1"}, {}, [row("ws", 1.0)])
+        )
+
+
 def test_runs_of_other_versions_are_not_mixed() -> None:
     """A newer peer is another peer."""
     with pytest.raises(ValueError, match="measure everything"):
