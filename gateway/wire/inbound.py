@@ -41,7 +41,7 @@ class Inbound(Delivery):
     pool: ClassVar[ParserPool] = ParserPool(max_message_bytes=None, fragment_charge_bytes=0)
 
     __slots__ = (
-        "_backlog", "_eof", "_finder", "_frames", "_inflate_bits", "_parser", "_thrown_away", "_turn_ends",
+        "_backlog", "_eof", "_finder", "_frames", "_inflate_bits", "_parser", "_pongs_seen", "_thrown_away", "_turn_ends",
     )  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -49,6 +49,8 @@ class Inbound(Delivery):
         self._backlog = b""
         self._eof = False
         self._finder: ControlFinder | None = None
+        self._pongs_seen = 0
+        """Pongs that were noticed in what had to wait, and will be parsed."""
         self._parser: FrameParser | None = None
         self._inflate_bits = 0
         self._frames = self._thrown_away = 0
@@ -150,12 +152,20 @@ class Inbound(Delivery):
         payload = bytes(frame.data)
         if frame.opcode is Opcode.CLOSE:
             self._closed_by_client(payload)
+        elif frame.opcode is Opcode.PONG and self._is_awaited(payload):
+            return  # we asked for it: however often we do, that is no flood
         elif self._is_control_flood():
             self._fail(RATE_LIMITED, "too many control frames")
         elif frame.opcode is Opcode.PING:
             self._answer_ping(payload)
-        else:
-            self._pong_received(payload)
+
+    def _is_awaited(self, payload: bytes) -> bool:
+        """True for a pong that answers a ping of ours, or was seen to do so while it had to wait."""
+        if self._pong_received(payload):
+            return True
+        seen = self._pongs_seen > 0
+        self._pongs_seen -= seen
+        return seen
 
     def _expect_rest(self) -> None:
         if self.options.message_timeout_seconds is not None:
@@ -181,8 +191,10 @@ class Inbound(Delivery):
             self._throw_away(data)
             return
         self._backlog += data
-        if self._deadlines.pong != NEVER:
+        if self._deadlines.pong != NEVER or self._probe is not None:
             self._look_for_pong(data)
+        else:
+            self._finder = None  # it has to see every byte: the next look begins anew
         if len(self._backlog) >= self.options.backlog_bytes and not self._reading_paused and not self._eof:
             self._reading_paused = True
             self.transport.pause_reading()
@@ -199,8 +211,8 @@ class Inbound(Delivery):
             self._finder = ControlFinder() if self._parser is None else self._parser.finder()
             data = self._backlog
         for opcode, payload in self._finder.feed(data):
-            if opcode == Opcode.PONG:
-                self._pong_received(payload)
+            if opcode == Opcode.PONG and self._pong_received(payload):
+                self._pongs_seen += 1
 
     def _look_for_close_reply(self, data: bytes) -> None:
         assert self._finder is not None, "made when our close frame left"

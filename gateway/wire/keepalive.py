@@ -130,17 +130,19 @@ class Keepalive(Outbound):
         self.transport.write(server_frame(_PING, payload))
         return True
 
-    def _pong_received(self, payload: bytes) -> None:
+    def _pong_received(self, payload: bytes) -> bool:
+        """True when it answers a ping of ours; each is answered once."""
         probe = self._probe
         is_ping, is_probe = payload == self._ping_payload, probe is not None and payload == probe[0]
         if not is_ping and not is_probe:  # unsolicited (RFC 6455 §5.5.3), or seen before
-            return
+            return False
         probe_was_first = self._probe_sent < self._ping_sent
         if self._ping_payload is not None and (is_ping or not probe_was_first):
             self._ping_answered(measured=is_ping)
         if probe is not None and (is_probe or probe_was_first):
             self._probe = None
             probe[1]()
+        return True
 
     def _ping_answered(self, *, measured: bool) -> None:
         self._ping_payload = None

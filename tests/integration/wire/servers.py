@@ -11,6 +11,7 @@ from typing import Any
 
 import uvicorn
 
+from gateway.listening import bind
 from gateway.wire import WireOptions, WireProtocol, http_protocol, wire_protocol
 
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
@@ -66,7 +67,7 @@ async def serving(
         **(uvicorn_options or {}),
     )  # fmt: skip
     server = uvicorn.Server(config)
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = bind("127.0.0.1", 0, "")
     task = asyncio.create_task(server._serve([listener]))
     while not server.started:
         await asyncio.sleep(0.01)
