@@ -2,18 +2,15 @@
 
 1. *Usable* is one thing: connected, every room confirmed, no probe late. While the broker is not usable, ``post``, ``publish``,
    ``subscribe`` and ``check`` raise ``BrokerUnavailable`` at once, and say why.
-2. One supervisor makes the link, serves it until it is lost, and makes the next one after a pause (exponential, full jitter).
-   Nothing else ever connects.
-3. Nothing is sent twice. What was taken and not confirmed when a link is lost is counted as lost; whoever waits for it is told.
-4. After a loss every wanted room is subscribed again, and then told as a gap: what was missed was missed before that.
-5. ``unsubscribe`` returns at once; ``close`` waits for the engine no longer than ``EngineOptions.close_seconds``.
+2. Nothing is sent twice. What was taken and not confirmed when a link is lost is counted as lost; whoever waits for it is told.
+3. After a loss every wanted room is subscribed again, and then told as a gap: what was missed was missed before that.
+4. ``unsubscribe`` returns at once; ``close`` waits for the engine no longer than ``EngineOptions.close_seconds``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import secrets
 import time
 from collections import Counter
@@ -22,12 +19,13 @@ from collections.abc import Callable
 from ..envelope import Envelope
 from ..errors import BrokerUnavailable, InvalidEnvelope, TooBigForBroker
 from .base import Deliver, Position
-from .link import Engine, EngineError, Events, Link
+from .link import Engine, Events, Link
 from .listener import Listener
 from .options import EngineOptions
 from .probes import Probes
 from .publisher import Publisher
 from .reports import OPERATIONS, BrokerStatistics, Reports
+from .supervisor import Supervisor
 
 __all__ = ["EngineBroker"]
 
@@ -58,15 +56,11 @@ class EngineBroker(Reports):
         self._publisher = Publisher(options, clock, failed=self._not_published, lose=self._lose, published=self._published)
         self._listener = Listener(options, live=self._live, failed=self._not_subscribed)
         self._probes = Probes(secrets.token_hex(6), options, missed=self._missed, clock=clock)
-        self._supervisor: asyncio.Task[None] | None = None
-        self._lost: asyncio.Future[str] | None = None  # of the link that there is
-        self._closing = False
-        self._is_idle = True  # the supervisor can be cancelled: it has nothing to clean up
+        self._supervisor: Supervisor | None = None
+        self._probing: asyncio.Task[None] | None = None
         self._max_message_bytes: int | None = None
-        self._tried = asyncio.Event()  # an attempt to come up has ended, well or not
         self._up = self._was_up = False
         self._why = "it is not started"
-        self._hopeless = False
         self._reconnects = self._gaps = 0
         self._errors = Counter(dict.fromkeys(OPERATIONS, 0))
         self._publish_seconds = 0.0
@@ -78,10 +72,14 @@ class EngineBroker(Reports):
         if self._supervisor is not None:
             raise RuntimeError("the broker is started already")
         self._deliver = deliver
-        self._closing, self._was_up, self._hopeless, self._why = False, False, False, "it is being connected"
-        self._supervisor = asyncio.get_running_loop().create_task(self._supervise(), name="broker")
+        self._was_up, self._why = False, "it is being connected"
+        events = Events(self._received, self._lose, self._missed)
+        self._supervisor = Supervisor(
+            self.engine, events, self._options, attach=self._attach, detach=self._detach, failed=self._not_connected
+        )  # fmt: skip
+        self._supervisor.start()
         try:
-            await self._first_attempts()
+            await self._supervisor.first_attempts(lambda: self._up)
         except BaseException:
             await self.close()
             raise
@@ -117,17 +115,14 @@ class EngineBroker(Reports):
         self._check()
 
     async def close(self) -> None:
-        supervisor, self._supervisor = self._supervisor, None
+        supervisor = self._supervisor
         if supervisor is None:
             return
         if self._up:
             await self._publisher.sent(self._options.close_seconds)
-        self._deliver = None
-        self._closing, self._up = True, False
-        self._lose("it is closed")
-        if self._is_idle:
-            supervisor.cancel()
-        await asyncio.wait((supervisor,))
+        self._deliver, self._up, self._why = None, False, "it is closed"
+        await supervisor.stop()
+        self._supervisor = None
         self._listener = Listener(self._options, live=self._live, failed=self._not_subscribed)
         self._why = "it is closed"
 
@@ -169,6 +164,10 @@ class EngineBroker(Reports):
         if now >= self._log_after:
             self._log_after = now + LOG_EVERY_SECONDS
             logger.warning("broker: %s failed (%d): %s", operation, count, detail)
+
+    def _not_connected(self, detail: str) -> None:
+        self._why = detail
+        self._failed("connect", f"{self._title}: {detail}")
 
     def _not_published(self, detail: str, count: int) -> None:
         self._failed("publish", detail, count)
@@ -224,78 +223,26 @@ class EngineBroker(Reports):
 
     # -- the link's life
 
-    async def _first_attempts(self) -> None:
-        """Returns when the broker is up or there is no more point in waiting: one attempt is made whatever the time."""
-        loop = asyncio.get_running_loop()
-        deadline, tried = loop.time() + self._options.start_seconds, False
-        while not (self._up or self._hopeless or (tried and loop.time() >= deadline)):
-            self._tried.clear()
-            try:
-                async with asyncio.timeout_at(deadline if tried else None):
-                    await self._tried.wait()
-            except TimeoutError:
-                return
-            tried = True
-
-    async def _supervise(self) -> None:
-        failures = 0
-        while not self._closing:
-            self._lost = asyncio.get_running_loop().create_future()
-            lasted_seconds = 0.0
-            try:
-                self._is_idle = True
-                link = await self._connect()
-                self._is_idle = False
-                started_at = self._clock()
-                self._why = await self._serve(link, self._lost)
-                lasted_seconds = self._clock() - started_at
-            except EngineError as error:
-                self._why = str(error)
-                self._hopeless = error.permanent
-                self._failed("connect", f"{self._title}: {error}")
-            self._tried.set()
-            failures = 0 if lasted_seconds >= self._options.retry_max_seconds else failures + 1
-            self._is_idle = True
-            if not self._closing:
-                await asyncio.sleep(_pause_seconds(failures, self._options))
-
-    async def _connect(self) -> Link:
-        try:
-            async with asyncio.timeout(self._options.connect_seconds):
-                return await self.engine.connect(Events(self._received, self._lose, self._missed))
-        except TimeoutError:
-            raise EngineError(f"no connection within {self._options.connect_seconds:g} s") from None
-        except OSError as error:
-            raise EngineError(str(error)) from error
-        except EngineError:
-            raise
-        except Exception as error:  # a fault in a client is no reason to stop trying; its text may hold anything
-            logger.exception("broker: connecting to %s failed", self._title)
-            raise EngineError(f"the client failed: {type(error).__name__}") from error
-
-    async def _serve(self, link: Link, lost: asyncio.Future[str]) -> str:
-        """Stay until the link is lost; returns why."""
+    def _attach(self, link: Link) -> None:
         self._max_message_bytes = link.max_message_bytes
-        rooms = self._probes.reset(link.probe_rooms(self._probes.stem))
         self._publisher.attach(link)
-        self._listener.attach(link, rooms)
-        probing = asyncio.get_running_loop().create_task(self._keep_probing(link), name="broker probes")
-        try:
-            return await lost
-        finally:
-            self._up = False
-            probing.cancel()
-            await self._listener.detach(rooms, self._unavailable())
-            await self._publisher.detach()
-            self._probes.reset(())
-            await link.close()
+        self._listener.attach(link, self._probes.reset(link.probe_rooms(self._probes.stem)))
+        self._probing = asyncio.get_running_loop().create_task(self._keep_probing(link), name="broker probes")
+
+    async def _detach(self) -> None:
+        self._up = False
+        if self._probing is not None:
+            self._probing.cancel()
+        await self._listener.detach(self._probes.rooms, self._unavailable())
+        await self._publisher.detach()
+        self._probes.reset(())
 
     def _live(self) -> None:
         """Every room is confirmed."""
-        if self._up or self._lost is None or self._lost.done():
+        if self._up or self._supervisor is None or not self._supervisor.serving:
             return
         self._up, self._why = True, ""
-        self._tried.set()
+        self._supervisor.went_well()
         if self._was_up:
             self._reconnects += 1
             logger.warning("broker: %s can be used again", self._title)
@@ -304,10 +251,9 @@ class EngineBroker(Reports):
 
     def _lose(self, reason: str) -> None:
         """The link is of no use: from this moment nothing is taken; the supervisor does the rest."""
-        if self._lost is None or self._lost.done():
+        if self._supervisor is None or not self._supervisor.lose():
             return
         self._why = reason or "the connection was lost"
-        self._lost.set_result(self._why)
         if self._up:
             self._up = False
             logger.warning("broker: %s cannot be used: %s", self._title, self._why)
@@ -325,9 +271,3 @@ class EngineBroker(Reports):
             if probes.overdue:
                 self._lose(probes.overdue)
             await asyncio.sleep(probes.tick_seconds)
-
-
-def _pause_seconds(failures: int, options: EngineOptions) -> float:
-    """Anything up to a bound that doubles: all nodes lose the engine at once, and are not to come back at once."""
-    most = min(options.retry_max_seconds, options.retry_seconds * 2.0 ** min(failures, 30))
-    return random.uniform(0, most)  # noqa: S311 - no secret
