@@ -31,7 +31,7 @@ class FanOut(msgspec.Struct, eq=False, gc=False):
     own: dict[Connection, list[int]]
     """Where in the batch each publisher's messages are that must not hear itself."""
     ahead: dict[Connection, int]
-    """How many of the messages a member is not to get any more: it had them before its turn, or joined behind them."""
+    """How many of the messages a member is not to get any more: it had them before they set out, or joined behind them."""
     newcomers: dict[Connection, int] | None = None
     """Of those in ``ahead``, who joined behind messages that were waiting, and behind how many."""
     started: float = msgspec.field(default_factory=time.time)
@@ -46,8 +46,10 @@ class FanOut(msgspec.Struct, eq=False, gc=False):
     """Those that were given up."""
     at: int = 0
     """How many of the recipients were reached."""
-    gone: set[Connection] | None = None
-    """Who has left since it set out."""
+    passed: set[Connection] | None = None
+    """Whose turn will not come: who has left since it set out, or was written to ahead of its turn."""
+    missed: set[Connection] | None = None
+    """Who did not get all that is for it."""
     places: dict[Connection, int] | None = None
     """Where each recipient stands; made when it is asked for."""
 
@@ -77,25 +79,32 @@ class FanOut(msgspec.Struct, eq=False, gc=False):
         """True when the member is still to be reached."""
         if self.places is None:
             self.places = {recipient: place for place, recipient in enumerate(self.recipients)}
-        return self.places.get(member, -1) >= self.at and not (self.gone and member in self.gone)
+        return self.places.get(member, -1) >= self.at and not (self.passed and member in self.passed)
 
     def next_part(self) -> Sequence[Connection]:
         """Whom to write to now."""
-        gone, part = self.gone, self.recipients
+        passed, part = self.passed, self.recipients
         if len(part) > MEMBERS_PER_TURN:
             part = part[self.at : self.at + MEMBERS_PER_TURN]
         self.at += len(part)
-        return [member for member in part if member not in gone] if gone else part
+        return [member for member in part if member not in passed] if passed else part
 
-    def lose(self, member: Connection) -> int:
-        """``member`` has left; returns how many messages it does not get because of that."""
+    def take_out(self, member: Connection) -> bool:
+        """Do not come to ``member`` any more; False when it was reached or taken out before."""
         if not self.is_before(member):
-            return 0
-        missed = self.count_for(member)
-        if self.gone is None:
-            self.gone = set()
-        self.gone.add(member)
-        return missed
+            return False
+        if self.passed is None:
+            self.passed = set()
+        self.passed.add(member)
+        return True
+
+    def lose(self, member: Connection, count: int) -> None:
+        """``count`` of the messages do not reach ``member``."""
+        self.done += count
+        self.lost += count
+        if self.missed is None:
+            self.missed = set()
+        self.missed.add(member)
 
     def count_for(self, member: Connection) -> int:
         """How many of the messages are for ``member``."""
@@ -103,7 +112,9 @@ class FanOut(msgspec.Struct, eq=False, gc=False):
         return len(self.envelopes) - start - sum([position >= start for position in own])
 
     def has(self, member: Connection, place: int) -> bool:
-        """True when the message at ``place`` of the batch is for ``member``."""
+        """True when the message at ``place`` of the batch is for ``member``, and nothing that is was lost to it."""
+        if self.missed is not None and member in self.missed:
+            return False
         return place >= self.ahead.get(member, 0) and place not in self.own.get(member, ())
 
     def share(self, member: Connection) -> Batch | None:

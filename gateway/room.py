@@ -137,11 +137,10 @@ class Room:
         self._ahead.pop(connection, None)
         self._snapshot = None
         fan_out = self._fan_out
-        if fan_out is not None:
-            envelopes = fan_out.envelopes_for(connection) if self._observers.dropped else ()
-            missed = fan_out.lose(connection)
-            if missed:
-                self._account(connection, missed, fan_out, envelopes, LEFT)
+        if fan_out is not None and fan_out.take_out(connection):
+            envelopes = fan_out.envelopes_for(connection)
+            if envelopes:
+                self._account(connection, len(envelopes), fan_out, envelopes, LEFT)
 
     def publish(self, envelope: Envelope, excluded: Connection | None = None) -> None:
         """Send the envelope's message to every member but ``excluded``."""
@@ -179,11 +178,10 @@ class Room:
     def catch_up(self, member: Connection) -> None:
         """Write to ``member`` alone what it has coming, so that what it is sent next does not overtake the room."""
         fan_out = self._fan_out
-        if fan_out is not None and fan_out.is_before(member):
+        if fan_out is not None and fan_out.take_out(member):  # first: writing may end it, and so come back here or to discard
             self._write_to((member,), fan_out)
-            fan_out.ahead[member] = len(fan_out.batch)
         start = self._ahead.get(member, 0)
-        if start < len(self._pending):
+        if start < len(self._pending) and member in self.members:
             self._ahead[member] = len(self._pending)
             own = [place for place, excluded in self._excluded if excluded is member]
             envelopes = without(self._pending, start, own)
@@ -265,13 +263,15 @@ class Room:
 
     def _account(self, member: Connection, lost: int, fan_out: FanOut, envelopes: Sequence[Envelope], reason: str) -> None:
         """``lost`` messages do not reach ``member``: for ``reason``, or because its end is decided."""
-        fan_out.done += lost
-        fan_out.lost += lost
-        if member.ending is None or member.ending is SLOW_CONSUMER:
-            self._totals.dropped[reason] += lost
-        else:
+        fan_out.lose(member, lost)
+        if member.ending is SLOW_CONSUMER:
+            reason = SLOW
+        elif member.ending is not None:
             reason = "closed"
+        if reason == "closed":
             self._totals.closed += lost
+        else:
+            self._totals.dropped[reason] += lost
         for told in self._observers.dropped:
             told(member, envelopes, reason)
 

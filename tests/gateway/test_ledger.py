@@ -17,7 +17,7 @@ from gateway.ledger import LEFT, REPLACED, SLOW, UNSENT, Ledger, NamespaceTotals
 from gateway.message import Batch, Message
 from gateway.outlet import OutletOptions
 from gateway.registry import EVERYONE
-from middleware.close import FORBIDDEN, RESTARTING
+from middleware.close import FORBIDDEN, INTERNAL_ERROR, RESTARTING, SLOW_CONSUMER
 from tests.gateway.connections import BufferingFrames, connection, frame_connection
 from tests.middleware.asgi_helpers import Server
 
@@ -196,6 +196,63 @@ async def test_a_member_that_leaves_before_its_turn_is_accounted_for(monkeypatch
     assert (other.dropped[LEFT], other.closed) == (1, 1)
     await asyncio.sleep(0)
     assert set(unaccounted(hub).values()) == {0}
+    await hub.stop()
+
+
+async def later_member(hub: Hub, **options: Any) -> Member:
+    """One of three members of a room in which a message is under way, whose turn is still to come."""
+    made = [await enter(hub, "r", **options) for _ in range(3)]
+    await hub.publish("r", "x")
+    await asyncio.sleep(0)
+    return [(member, frames) for member, frames in made if not frames.written][-1]
+
+
+async def test_a_slow_member_that_is_caught_up_is_accounted_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written ahead of its turn ends it, and so takes it out of the room, in the middle of a fan-out."""
+    monkeypatch.setattr(fan_out, "MEMBERS_PER_TURN", 1)
+    hub = Hub(node="n")
+    await hub.start()
+    slow, frames = await later_member(hub, outlet=OutletOptions(max_bytes=1))
+    frames.stick(slow)
+    assert await hub.send_to(slow.id, "direct") is False
+    assert set(unaccounted(hub).values()) == {0}
+    for _ in range(4):
+        await asyncio.sleep(0)
+    assert set(unaccounted(hub).values()) == {0}
+    assert hub.registry.ledger.totals["other"].dropped[SLOW] == 2
+    await hub.stop()
+
+
+async def test_a_member_that_cannot_be_written_to_is_ended_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its end catches it up, which must not begin the failing write anew."""
+
+    class Broken:
+        def encode(self, payload: bytes, *, text: bool) -> tuple[int, bytes]:
+            raise ValueError("no such payload")
+
+    monkeypatch.setattr(fan_out, "MEMBERS_PER_TURN", 1)
+    hub = Hub(node="n")
+    await hub.start()
+    broken, frames = await later_member(hub)
+    frames.encoder = Broken()
+    broken.close(FORBIDDEN)
+    for _ in range(4):
+        await asyncio.sleep(0)
+    assert broken.ending is INTERNAL_ERROR
+    assert hub.registry.ledger.totals["other"].closed == 1
+    assert set(unaccounted(hub).values()) == {0}
+    await hub.stop()
+
+
+async def test_whoever_was_ended_for_being_slow_has_not_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another room has under way for it is lost for the same reason."""
+    monkeypatch.setattr(fan_out, "MEMBERS_PER_TURN", 1)
+    hub = Hub(node="n")
+    await hub.start()
+    _, frames = await later_member(hub)
+    frames.close(SLOW_CONSUMER)
+    totals = hub.registry.ledger.totals["other"]
+    assert (totals.dropped[SLOW], totals.dropped[LEFT]) == (1, 0)
     await hub.stop()
 
 
