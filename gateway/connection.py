@@ -238,11 +238,11 @@ class Connection:
     def confirm(self, on_confirmed: Callable[[], None]) -> bool:
         """Have the client confirm that it got what was written so far: a ping behind it, whose pong calls ``on_confirmed``.
 
-        Returns False when that cannot be asked now: under a server without the frames extension, or while another one is under
-        way. A pong says that the client's WebSocket stack has read everything before it, and nothing of what the app did with it;
-        a dialect whose clients acknowledge can say more, here.
+        Returns False when that cannot be asked now: under a server without the frames extension, while another one is under
+        way, or while something waits that a ping would overtake. A pong says that the client's WebSocket stack has read
+        everything before it, and nothing of what the app did with it; a dialect whose clients acknowledge can say more, here.
         """
-        return self.frames is not None and self.state is State.OPEN and self.frames.ping(secrets.token_bytes(8), on_confirmed)
+        return self.state is State.OPEN and self.outlet.ping(secrets.token_bytes(8), on_confirmed)
 
     @property
     def messages_dropped(self) -> int:

@@ -72,6 +72,9 @@ class Outlet(Protocol):
 
     def buffered_bytes(self) -> int: ...
 
+    def ping(self, payload: bytes, on_answer: Callable[[], None]) -> bool:
+        """Send a ping behind all that was taken (``Frames.ping``); False when it cannot stand there now."""
+
     def close(self, close: Close) -> None: ...
 
     async def flushed(self) -> None:
@@ -160,6 +163,9 @@ class FrameOutlet:
 
     def buffered_bytes(self) -> int:
         return self._frames.buffered_bytes() + (self._latest.payload_bytes if self._latest else 0)
+
+    def ping(self, payload: bytes, on_answer: Callable[[], None]) -> bool:
+        return self._latest is None and self._frames.ping(payload, on_answer)  # it would overtake what waits here
 
     def close(self, close: Close) -> None:
         if self._latest is not None and self._frames.ending is None:  # it was taken, so it leaves before the close
@@ -290,6 +296,9 @@ class AsgiOutlet:
 
     def buffered_bytes(self) -> int:
         return self._bytes
+
+    def ping(self, payload: bytes, on_answer: Callable[[], None]) -> bool:
+        return False  # ASGI has none
 
     async def flushed(self) -> None:
         while self._task is not None and not self._task.done():  # a task that is cancelled before it began stays where it is

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
+from typing import Any
 
 import pytest
 
+from gateway import fan_out
 from gateway.connection import Connection
 from gateway.envelope import Envelope
+from gateway.fan_out import FanOut
 from gateway.hub import Hub
 from gateway.observer import Observer, Observers
+from gateway.outlet import OutletOptions, Policy
 from gateway.registry import EVERYONE
 from gateway.telemetry import confirms
 from gateway.telemetry.confirms import Confirms
@@ -34,11 +38,11 @@ def watched(per_second: float) -> tuple[Confirms, Seen]:
     return Confirms(per_second=per_second, observers=observers), seen
 
 
-async def room_of(count: int, sampler: Confirms) -> tuple[Hub, list[tuple[Connection, BufferingFrames]]]:
+async def room_of(count: int, sampler: Confirms, **options: Any) -> tuple[Hub, list[tuple[Connection, BufferingFrames]]]:
     hub = Hub(node="n")
     await hub.start()
     hub.observers.add(sampler)
-    made = [frame_connection(id=hub.new_id()) for _ in range(count)]
+    made = [frame_connection(id=hub.new_id(), **options) for _ in range(count)]
     for member, frames in made:
         frames.reads = True
         await hub.hold(("r", EVERYONE))
@@ -110,6 +114,42 @@ async def test_a_publisher_is_never_asked_about_its_own_message() -> None:
     await hub.publish("r", "x", exclude=made[0][0])
     await asyncio.sleep(0)
     assert [len(frames.pings) for _, frames in made] == [0, 1]
+    await hub.stop()
+
+
+@pytest.mark.parametrize("policy", ["drop", "latest"])
+async def test_what_did_not_get_through_is_not_confirmed(policy: Policy) -> None:
+    """A full outbox: what was left out was never sent, and what waits for its turn would be overtaken by the ping."""
+    sampler = Confirms(per_second=100)
+    hub, made = await room_of(2, sampler, outlet=OutletOptions(max_bytes=1, policy=policy))
+    made[0][1].reads = False
+    made[0][1].stick(made[0][0])
+    await hub.publish("r", "x")
+    await asyncio.sleep(0)
+    assert [len(frames.pings) for _, frames in made] == [0, 1]
+    await hub.stop()
+
+
+async def test_who_left_before_its_turn_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is among the recipients of the fan-out, and did not get it."""
+    monkeypatch.setattr(fan_out, "MEMBERS_PER_TURN", 1)
+    sampler, seen = Confirms(per_second=100), []
+
+    class Watching(Observer):
+        def fanned_out(self, fan_out: FanOut) -> None:
+            seen.append(fan_out)
+
+    hub, made = await room_of(2, Confirms())
+    hub.observers.add(Watching())
+    await hub.publish("r", "x")
+    await asyncio.sleep(0)
+    [(late, frames)] = [(member, frames) for member, frames in made if not frames.written]
+    hub.leave(late, "r")
+    await asyncio.sleep(0)
+    for member, _ in made:
+        sampler.ask(member, seen[0], 0)
+    assert [len(frames.pings) for member, frames in made if member is not late] == [1]
+    assert not frames.pings
     await hub.stop()
 
 
