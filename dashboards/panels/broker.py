@@ -127,7 +127,8 @@ _TROUBLE = Row(
         ),
         lines(
             "Errors",
-            "By what was tried: publish, subscribe, receive, or the probe that a node sends to itself to see that messages "
+            "By what was tried: connect, publish, subscribe, receive, or the probe that a node sends to itself to see that "
+            "messages "
             "really arrive.",
             PER_SECOND,
             Query("sum by (operation) (rate(tidegate_broker_errors_total{@}[@]))", "{{operation}}"),
