@@ -8,7 +8,7 @@ from typing import Any
 from ..hub import Hub
 from ..message import user_room
 from .records import PER_ROOM, Publication, Records, Story
-from .verdicts import judge, moment
+from .verdicts import Verdict, judge, moment
 
 __all__ = ["Explainer"]
 
@@ -74,9 +74,10 @@ class Explainer:
     def _connection(self, story: Story, room: str | None, message: str | None) -> Json:
         live = self._hub.registry.get(story.id)
         buffered = live.outlet.buffered_bytes() if live is not None else None
+        replaced = live.outlet.replaced_messages if live is not None else story.replaced
         names = [room] if room is not None else sorted({*story.rooms, *(one.room for one in story.past)})
         deliveries = [
-            self._delivery(publication, name, story, buffered)
+            self._delivery(publication, name, judge(publication, name, story, buffered, replaced))
             for name in names
             for publication in self._publications(name, message)
         ]
@@ -88,8 +89,7 @@ class Explainer:
             "lines": [_introduction(story, buffered), *self._lines(story, names, deliveries, message)],
         }  # fmt: skip
 
-    def _delivery(self, publication: Publication, room: str, story: Story, buffered: int | None) -> Json:
-        verdict = judge(publication, room, story, buffered)
+    def _delivery(self, publication: Publication, room: str, verdict: Verdict) -> Json:
         return {"room": room, **_about(publication), "verdict": verdict.word, "got": verdict.got, "words": verdict.words}
 
     def _publications(self, room: str, message: str | None) -> list[Publication]:

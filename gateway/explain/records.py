@@ -73,7 +73,10 @@ class Happening(NamedTuple):
 class Story:
     """What is known of one connection."""
 
-    __slots__ = ("buffered_bytes", "close", "ended_at", "happenings", "id", "initiator", "past", "rooms", "since", "user")
+    __slots__ = (
+        "buffered_bytes", "close", "ended_at", "forgotten_until", "happenings", "id", "initiator", "past", "replaced", "rooms",
+        "since", "user",
+    )  # fmt: skip
 
     def __init__(self, connection: Connection, since: float) -> None:
         self.id = connection.id
@@ -82,11 +85,15 @@ class Story:
         self.rooms: dict[str, float] = {}
         self.past: list[Membership] = []
         self.happenings: list[Happening] = []
+        self.forgotten_until = 0.0
+        """When the newest of the happenings happened that had to give way."""
         self.close: Close | None = None
         self.initiator = ""
         self.ended_at = 0.0
         self.buffered_bytes = 0
         """What waited in its outbox when its end was decided."""
+        self.replaced = 0
+        """How many messages had given way to newer ones there by then."""
 
     def memberships(self, room: str) -> list[Membership]:
         """Every remembered time in ``room``, oldest first."""
@@ -96,7 +103,7 @@ class Story:
     def add(self, happening: Happening) -> None:
         self.happenings.append(happening)
         if len(self.happenings) > PER_CONNECTION:
-            del self.happenings[0]
+            self.forgotten_until = max(self.forgotten_until, self.happenings.pop(0).at)
 
     def leave(self, room: str, at: float) -> None:
         self.past.append(Membership(room, self.rooms.pop(room), at))
@@ -176,7 +183,7 @@ class Records(Observer):
         if story is None:
             return
         story.close, story.initiator, story.ended_at = close, connection.initiator, self._clock()
-        story.buffered_bytes = connection.outlet.buffered_bytes()
+        story.buffered_bytes, story.replaced = connection.outlet.buffered_bytes(), connection.outlet.replaced_messages
         if len(self.ended_stories) >= ENDED:
             del self.ended_stories[next(iter(self.ended_stories))]
         self.ended_stories[connection.id] = story
@@ -186,6 +193,8 @@ class Records(Observer):
         story = self.story(connection.id)
         if story is not None:
             now = self._clock()
+            if len(envelopes) > PER_CONNECTION:
+                story.forgotten_until = now
             for envelope in envelopes[-PER_CONNECTION:]:
                 story.add(Happening(now, reason, envelope.id, envelope.room))
 

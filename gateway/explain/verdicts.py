@@ -26,13 +26,14 @@ _DROPPED = {
 }
 
 
-def judge(publication: Publication, room: str, story: Story, buffered_bytes: int | None) -> Verdict:
+def judge(publication: Publication, room: str, story: Story, buffered_bytes: int | None, replaced: int) -> Verdict:
     """The verdict.
 
     Args:
         publication: of ``room``.
         story: of the connection.
         buffered_bytes: what waits in its outbox now; ``None`` when the connection is over.
+        replaced: how many messages gave way to newer ones in its outbox, so far.
     """
     if publication.exclude == story.id:
         return Verdict("own", False, "The connection published it itself; without ?echo=1 nobody hears their own messages.")
@@ -44,6 +45,14 @@ def judge(publication: Publication, room: str, story: Story, buffered_bytes: int
     for happening in reversed(story.happenings):
         if happening.message == publication.id:
             return _happened(happening.what, happening.seconds)
+    if publication.set_out_at <= story.forgotten_until:
+        return Verdict("forgotten", None, "It was written or dropped; of so much that happened since, this is not remembered.")
+    if replaced:
+        return Verdict(
+            "maybe-replaced", None,
+            f"It was taken into the connection's outbox, in which {replaced} messages gave way to newer ones (policy latest); "
+            "whether it was among them is not known.",
+        )  # fmt: skip
     return _written(story, buffered_bytes)
 
 

@@ -111,6 +111,35 @@ async def test_a_slow_consumer_and_a_full_outbox(on: Remembering) -> None:
     assert on.verdict(slow, await on.say("r")) if "r" in on.hub.registry.rooms else True
 
 
+async def test_what_gave_way_to_newer_messages_is_not_called_written(on: Remembering) -> None:
+    """Policy ``latest``: which messages were replaced is not recorded, and the answer says so, also when it is over."""
+    slow, frames = await on.enter("r", outlet=OutletOptions(max_bytes=1, policy="latest"), reads=False)
+    frames.stick(slow)
+    replaced = await on.say("r", "old")
+    await on.say("r", "new")
+    frames.drain()
+    assert on.verdict(slow, replaced) == ("maybe-replaced", None)
+    frames.finish(FORBIDDEN, "client")
+    assert on.verdict(slow, replaced) == ("maybe-replaced", None)
+
+
+async def test_more_drops_than_are_remembered_are_not_called_written(on: Remembering) -> None:
+    """A room remembers more publications than a connection its drops: of the others nothing is known."""
+    slow, frames = await on.enter("r", outlet=OutletOptions(max_bytes=1, policy="drop"))
+    frames.reads = False
+    frames.stick(slow)
+    one_by_one = [await on.say("r") for _ in range(records.PER_ROOM)]
+    assert on.verdict(slow, one_by_one[0]) == ("forgotten", None)
+    assert on.verdict(slow, one_by_one[-1]) == ("slow-consumer", False)
+    at_once = [(await on.hub.publish("r", "x")).id for _ in range(records.PER_ROOM)]
+    await asyncio.sleep(0)
+    assert on.verdict(slow, at_once[0]) == ("forgotten", None)
+    assert on.verdict(slow, at_once[-1]) == ("slow-consumer", False)
+    frames.drain()
+    frames.reads = True
+    assert on.verdict(slow, await on.say("r")) == ("written", True)
+
+
 async def test_a_connection_that_had_ended(on: Remembering) -> None:
     """Its end is told with reason and initiator; it is remembered for a while."""
     gone, frames = await on.enter("r")
