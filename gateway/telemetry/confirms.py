@@ -87,6 +87,9 @@ class Confirms(Observer):
         if at < deliveries:  # nobody is asked any more before the next tick, which draws anew
             at += self._skipping(_FOR_EVER)
         self._skip = at - deliveries
+        self._keep_time()
+
+    def _keep_time(self) -> None:
         if self._timer is None and self.per_second:
             self._timer = asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
 
@@ -109,6 +112,7 @@ class Confirms(Observer):
         if member.confirm(lambda: self._confirmed(member)):
             self._budget -= 1
             self._waiting[member] = (envelope, asyncio.get_running_loop().time() + self._timeout_seconds)
+            self._keep_time()  # whoever asks besides our own samples is to have a result too
 
     def _confirmed(self, member: Connection) -> None:
         self._finish(member, "confirmed")

@@ -89,6 +89,25 @@ async def test_a_pong_that_does_not_come_is_a_timeout(monkeypatch: pytest.Monkey
     await hub.stop()
 
 
+async def test_who_is_asked_for_another_reason_is_given_up_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trace asks besides the samples: its timeout needs no sample to come."""
+    monkeypatch.setattr(confirms, "TICK_SECONDS", 0.002)
+    asked = Confirms(per_second=1000, timeout_seconds=0.001)
+
+    class Asking(Observer):
+        def fanned_out(self, fan_out: FanOut) -> None:
+            asked.ask(fan_out.recipients[0], fan_out, 0)
+
+    hub, _ = await room_of(1, Confirms())
+    hub.observers.add(Asking())
+    await hub.publish("r", "x")
+    async with asyncio.timeout(5):
+        while not asked.results["timeout"]:
+            await asyncio.sleep(0.001)
+    assert asked.waiting == 0
+    await hub.stop()
+
+
 async def test_there_is_a_budget_and_one_sample_at_a_time_per_connection() -> None:
     """A flood costs no more pings than the budget of the second."""
     sampler = Confirms(per_second=3)
