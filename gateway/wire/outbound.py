@@ -133,15 +133,18 @@ class Outbound(asyncio.Protocol):
             self._expect_reading(self._loop.time(), self.options.write_timeout_seconds)
             self._arm()
 
+    def _taken(self) -> int:
+        """Bytes that the kernel took; what counts is how they grow. A frame has a header of 2 bytes at least."""
+        return self.sent_bytes + 2 * self.sent_messages - self.buffered_bytes()
+
     def _expect_reading(self, now: float, timeout_seconds: float) -> None:
-        self._taken_before = self.sent_bytes - self.buffered_bytes()
+        self._taken_before = self._taken()
         self._deadlines.write = now + timeout_seconds
 
     def _reading_overdue(self, now: float) -> None:
         """Who reads slowly but reads stays: what waits for it is bounded, and its outbox has a policy of its own."""
         timeout_seconds = self.options.write_timeout_seconds
-        taken = self.sent_bytes - self.buffered_bytes() - self._taken_before
-        if timeout_seconds is not None and taken >= SLOWEST_READ_BYTES:
+        if timeout_seconds is not None and self._taken() - self._taken_before >= SLOWEST_READ_BYTES:
             self._expect_reading(now, timeout_seconds)
         else:
             self._drop_slow_consumer()

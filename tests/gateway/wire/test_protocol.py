@@ -540,6 +540,19 @@ async def test_who_reads_slowly_is_not_who_does_not_read() -> None:
     assert peer.ended == [(SLOW_CONSUMER, "server")]
 
 
+async def test_who_reads_tiny_messages_slowly_reads_too() -> None:
+    """Most of such a message is its frame's header, which has to be read as well."""
+    peer, _ = await opened(write_timeout_seconds=20.0)
+    now = asyncio.get_running_loop().time()
+    peer.transport.stuck = 100_000
+    peer.wire.pause_writing()
+    peer.wire.write(b"\x82\x00" * 10_000, 10_000, 0)  # as many as were read meanwhile: the buffer is as full as before
+    peer.wire.on_timer(now + 21)
+    assert not peer.transport.aborted
+    peer.wire.on_timer(now + 60)
+    assert peer.transport.aborted
+
+
 async def test_a_drained_buffer_has_no_deadline_left() -> None:
     """Who reads again is forgiven, and ``on_drained`` is called."""
     peer, _ = await opened(write_timeout_seconds=20.0)
