@@ -14,20 +14,12 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
-import pytest
+from .needs import missing
 
-__all__ = ["CACHE", "cached", "fetch", "missing", "npm_packages", "wheel"]
+__all__ = ["CACHE", "cached", "fetch", "npm_packages", "wheel"]
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tidegate"
-
-
-def missing(reason: str) -> NoReturn:
-    """Skip visibly, or fail where everything has to be there."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 def cached(name: str, fill: Callable[[Path], None]) -> Path:

@@ -6,36 +6,15 @@ A server that is not installed skips the test that needs it, visibly; with ``CI=
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 import signal
 import socket
 import subprocess
 import time
 from pathlib import Path
 
-import pytest
+from .needs import free_port, need
 
-__all__ = ["Nats", "Redis", "Server", "free_port", "need"]
-
-
-def free_port() -> int:
-    """A port that nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def need(*commands: str) -> str:
-    """The first of ``commands`` that is installed; without any the test is skipped, in CI it fails."""
-    for command in commands:
-        found = shutil.which(command)
-        if found is not None:
-            return found
-    if os.environ.get("CI") == "true":
-        pytest.fail(f"{commands[0]} is missing: CI must have it (.ci/packages)")
-    pytest.skip(f"{commands[0]} is not installed")
+__all__ = ["Nats", "Redis", "Server"]
 
 
 class Server:

@@ -18,7 +18,7 @@ from benchmarks.processes import Cores
 from benchmarks.results import Results
 from benchmarks.suite import Suite
 from benchmarks.workloads import WORKLOADS, Case, Topology, Workload, text
-from tests.servers import need
+from tests.needs import need
 
 TINY = Workload(
     "tiny", "Tiny", "delivery", kind="brokers", topology=Topology(2, 3), rounds=1, seconds=0.2,

@@ -17,7 +17,8 @@ from gateway.cli import main as command
 from gateway.settings import Loaded, Settings, check_exposure, env_name, load_settings
 from gateway.settings.environment import field_paths
 from tests.deploy.compose import FILE, GATEWAYS, PROMETHEUS_PACKAGE, RULES, SERVICES, environment, mounts, prometheus_files
-from tests.deploy.tools import ROOT, run, tool
+from tests.deploy.tools import ROOT, run
+from tests.needs import need
 
 
 @pytest.fixture(params=GATEWAYS)
@@ -36,7 +37,7 @@ def loaded(name: str, monkeypatch: pytest.MonkeyPatch) -> Loaded:
 
 def test_it_is_a_compose_file() -> None:
     """The Compose specification's own schema takes it."""
-    run(tool("check-jsonschema", "pip install check-jsonschema"), "--builtin-schema", "vendor.compose-spec", FILE)
+    run(need("check-jsonschema", how="pip install check-jsonschema"), "--builtin-schema", "vendor.compose-spec", FILE)
 
 
 def test_compose_itself_takes_it() -> None:
@@ -150,7 +151,7 @@ def test_what_is_mounted_exists() -> None:
 
 def test_prometheus_takes_its_configuration_and_the_rules(tmp_path: Path) -> None:
     """promtool checks the file as it is mounted, with every rule file that it includes."""
-    said = run(tool("promtool", PROMETHEUS_PACKAGE), "check", "config", prometheus_files(tmp_path)).stdout
+    said = run(need("promtool", how=PROMETHEUS_PACKAGE), "check", "config", prometheus_files(tmp_path)).stdout
     assert all(re.search(rf"Checking .*/rules/{name}", said) for name in RULES)
 
 

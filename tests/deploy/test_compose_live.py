@@ -15,9 +15,10 @@ import pytest
 
 from gateway.settings import Settings
 from tests.deploy.compose import GATEWAYS, PROMETHEUS_PACKAGE, RULES, SERVICES, environment, prometheus_files
-from tests.deploy.tools import run, tool
+from tests.deploy.tools import run
 from tests.integration.gateway_process import API_KEY, hear, running
-from tests.servers import Redis, free_port
+from tests.needs import free_port, need
+from tests.servers import Redis
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ async def prometheus(config: Path, data: Path) -> AsyncIterator[str]:
         flag, _, value = argument.partition("=")
         arguments.append(f"{flag}={places.get(value, value)}")
     process = await asyncio.create_subprocess_exec(
-        tool("prometheus", PROMETHEUS_PACKAGE), *arguments, f"--web.listen-address={address}", "--log.level=error"
+        need("prometheus", how=PROMETHEUS_PACKAGE), *arguments, f"--web.listen-address={address}", "--log.level=error"
     )
     try:
         yield address
@@ -102,4 +103,4 @@ async def test_a_real_prometheus_scrapes_real_gateways_with_it(tmp_path: Path) -
             flags = (await asked(address, "/api/v1/status/flags"))["data"]
             assert "exemplar-storage" in flags["enable-feature"]
             ready = SERVICES["prometheus"]["healthcheck"]["test"][-1].replace("127.0.0.1:9090", address)
-            run(tool("wget", "apt-get install wget"), "-q", "-O", "/dev/null", ready, env={"no_proxy": "*"})
+            run(need("wget", how="apt-get install wget"), "-q", "-O", "/dev/null", ready, env={"no_proxy": "*"})

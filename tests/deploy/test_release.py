@@ -23,7 +23,8 @@ import pytest
 import websockets
 
 from gateway.version import __version__
-from tests.deploy.tools import ROOT, run, tool
+from tests.deploy.tools import ROOT, run
+from tests.needs import need
 
 UV = "pip install uv"
 API_KEY = "key-of-the-release-test"
@@ -44,7 +45,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     tree = tmp_path_factory.mktemp("tree") / "tidegate"
     shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".*_cache", ".git", ".venv", ".hypothesis", "__pycache__", "dist"))
     folder = tree.parent / "dist"
-    uv = Path(tool("uv", UV))
+    uv = Path(need("uv", how=UV))
     run("make", "--silent", "dist", f"DIST={folder}", f"BIN={uv.parent}", cwd=tree)
     (wheel,), (sdist,) = list(folder.glob("*.whl")), list(folder.glob("*.tar.gz"))
     return Built(wheel, sdist, tree)
@@ -62,7 +63,7 @@ class Installed(NamedTuple):
 @pytest.fixture(scope="module")
 def installed(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Installed:
     folder = tmp_path_factory.mktemp("clean") / "environment"
-    uv = tool("uv", UV)
+    uv = need("uv", how=UV)
     run(uv, "venv", "--quiet", "--python", sys.executable, folder)
     run(uv, "pip", "install", "--quiet", "--python", folder / "bin" / "python", built.wheel)
     return Installed(folder)
@@ -118,7 +119,7 @@ def test_a_wheel_from_the_sdist_is_the_wheel_from_the_tree(built: Built, tmp_pat
     """Bit for bit; so both can be published, and anybody can check them."""
     with tarfile.open(built.sdist) as archive:
         archive.extractall(tmp_path, filter="data")
-    uv = tool("uv", UV)
+    uv = need("uv", how=UV)
     run(uv, "build", "--quiet", "--wheel", "--out-dir", tmp_path / "again", tmp_path / f"tidegate-{__version__}")
     assert _digest(tmp_path / "again" / built.wheel.name) == _digest(built.wheel)
     run(uv, "build", "--quiet", "--wheel", "--out-dir", tmp_path / "tree", built.tree)

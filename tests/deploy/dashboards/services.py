@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
-import os
 import re
-import shutil
 import socket
 import subprocess
 import threading
@@ -18,30 +16,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
+from tests.needs import free_port, need
 
 from .catalogues import RULES
 
-__all__ = ["Prometheus", "alertmanager", "needed", "prometheus", "receiver", "redis"]
+__all__ = ["Prometheus", "alertmanager", "prometheus", "receiver", "redis"]
 
 _OPEN = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
-
-
-def needed(*names: str) -> str:
-    """The first of these programs that this machine has; without one the test is skipped, in CI it fails."""
-    for name in names:
-        if found := shutil.which(name):
-            return found
-    if os.environ.get("CI"):
-        pytest.fail(f"{names[0]} is missing: CI must have it (.ci/packages)")
-    pytest.skip(f"{names[0]} is not installed (on Debian: see .ci/packages)")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextmanager
@@ -66,7 +47,7 @@ def _running(command: list[str], port: int, log: Path) -> Iterator[None]:
 def redis(folder: Path) -> Iterator[str]:
     """A redis-server; its URL."""
     port = free_port()
-    command = [needed("redis-server"), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
+    command = [need("redis-server"), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
     with _running(command, port, folder / "redis.log"):
         yield f"redis://127.0.0.1:{port}"
 
@@ -104,7 +85,7 @@ def alertmanager(folder: Path, webhook: str) -> Iterator[str]:
     route = {"receiver": "test", "group_wait": "0s", "group_interval": "1s", "group_by": ["alertname"]}
     config.write_text(json.dumps({"route": route, "receivers": [{"name": "test", "webhook_configs": [{"url": webhook}]}]}))
     command = [
-        needed("prometheus-alertmanager", "alertmanager"), f"--config.file={config}", f"--storage.path={folder / 'alertmanager'}",
+        need("prometheus-alertmanager", "alertmanager"), f"--config.file={config}", f"--storage.path={folder / 'alertmanager'}",
         f"--web.listen-address=127.0.0.1:{port}", "--cluster.listen-address=",
     ]  # fmt: skip
     with _running(command, port, folder / "alertmanager.log"):
@@ -150,7 +131,7 @@ def prometheus(folder: Path, gateways: list[str], alertmanagers: list[str]) -> I
     }
     (folder / "prometheus.yml").write_text(json.dumps(config), encoding="utf-8")
     command = [
-        needed("prometheus"), f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}",
+        need("prometheus"), f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}",
         f"--web.listen-address=127.0.0.1:{port}", "--enable-feature=exemplar-storage", "--rules.alert.resend-delay=1s",
     ]  # fmt: skip
     with _running(command, port, folder / "prometheus.log"):

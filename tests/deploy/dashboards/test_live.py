@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 
 from tests.integration.gateway_process import GatewayProcess, running
+from tests.needs import need
 
 from .catalogues import ALERTS, RECORDED, Rule, Target, concrete, selections, targets, title
 from .load import SETTINGS, Load
-from .services import Prometheus, alertmanager, needed, prometheus, receiver, redis
+from .services import Prometheus, alertmanager, prometheus, receiver, redis
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -159,7 +160,5 @@ def test_an_alert_reaches_who_is_on_call(watched: Watched) -> None:
 
 def test_promtool_finds_nothing_wrong_with_the_metrics(watched: Watched) -> None:
     """`promtool check metrics` on a live scrape: names, units and help texts are as Prometheus wants them."""
-    checked = subprocess.run(
-        [needed("promtool"), "check", "metrics"], input=watched.scrape.encode(), capture_output=True, timeout=30
-    )
+    checked = subprocess.run([need("promtool"), "check", "metrics"], input=watched.scrape.encode(), capture_output=True, timeout=30)
     assert (checked.returncode, checked.stdout.decode(), checked.stderr.decode()) == (0, "", "")

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.needs import need
+
 from .catalogues import ALERTS, FOLDER, RULES, Rule, title
-from .services import needed
 
 UNIT_TESTS = sorted((RULES / "tests").glob("*.yaml"))
 CHECKS = [
@@ -24,7 +25,7 @@ SECTIONS = ["## Meaning", "## Impact", "## Diagnosis", "## Mitigation"]
 
 def test_promtool_accepts_the_rules() -> None:
     """`promtool check rules` finds nothing wrong with either file."""
-    command = [needed("promtool"), "check", "rules", str(RULES / "recording.yaml"), str(RULES / "alerts.yaml")]
+    command = [need("promtool"), "check", "rules", str(RULES / "recording.yaml"), str(RULES / "alerts.yaml")]
     checked = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
@@ -32,7 +33,7 @@ def test_promtool_accepts_the_rules() -> None:
 @pytest.mark.parametrize("path", UNIT_TESTS, ids=lambda path: path.stem)
 def test_alerts_fire_and_are_silent_as_described(path: Path) -> None:
     """`promtool test rules`: each case says what happens and which alerts are to fire, with their texts."""
-    tested = subprocess.run([needed("promtool"), "test", "rules", str(path)], capture_output=True, text=True, timeout=100)
+    tested = subprocess.run([need("promtool"), "test", "rules", str(path)], capture_output=True, text=True, timeout=100)
     assert tested.returncode == 0, tested.stdout + tested.stderr
 
 

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.needs import missing
+
 from .container import MEASURED, STARTS
 from .docker import ROOT, Docker, borrowed_daemon, missing_tools, own_daemon
 
@@ -16,12 +18,9 @@ from .docker import ROOT, Docker, borrowed_daemon, missing_tools, own_daemon
 @pytest.fixture(scope="session")
 def docker() -> Iterator[Docker]:
     """A daemon with the base image; where none can be had the tests are skipped, in CI they fail."""
-    missing = missing_tools()
-    if missing:
-        reason = f"the image test needs {', '.join(missing)} (Debian: apt-get install docker.io mmdebstrap)"
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"{reason}; CI must have it")
-        pytest.skip(reason)
+    tools = missing_tools()
+    if tools:
+        missing(f"the image test needs {', '.join(tools)} (Debian: apt-get install docker.io mmdebstrap)")
     if host := os.environ.get("DOCKER_HOST"):
         yield borrowed_daemon(host)
         return

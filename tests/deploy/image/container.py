@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import socket
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -14,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from tests.integration.gateway_process import API_KEY, GatewayAt
+from tests.needs import free_port
 
 from .docker import Docker
 
-__all__ = ["CONFINED", "MEASURED", "MEMORY_BYTES", "STARTS", "Container", "free_port", "in_the_image", "serving"]
+__all__ = ["CONFINED", "MEASURED", "MEMORY_BYTES", "STARTS", "Container", "in_the_image", "serving"]
 
 MEMORY_BYTES = 256 * 1024 * 1024
 CONFINED = (
@@ -27,13 +27,6 @@ STARTS: list[float] = []
 """Seconds from the start of each container's process to its readiness; judged nowhere."""
 MEASURED: list[str] = []
 """What else was measured, in words; shown at the end of the run."""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Container(GatewayAt):
