@@ -365,6 +365,8 @@ class AsgiOutlet:
         try:
             while self._queue:
                 message = self._queue.popleft()
+                if message is self._newest:  # it has its turn: should it come again, that is another one
+                    self._newest = None
                 self._sending = 1
                 await self._send(message.event())
                 self._sending = 0

@@ -50,6 +50,25 @@ async def test_frames_are_written_at_once_and_in_order() -> None:
     assert (made.outlet.sent_messages, made.outlet.sent_bytes) == (2, 2)
 
 
+async def test_a_message_that_comes_again_is_not_taken_for_the_one_that_waits() -> None:
+    """Policy ``latest``: only what was taken beyond the bound gives way, though the same object was once taken so."""
+    server = StuckServer()
+    made = connection(server, outlet=options("latest"))
+    same = Message("same")
+    made.write(batch("x" * 11))
+    made.write(Batch([same]))
+    server.reading.set()
+    await _settle()
+    server.reading.clear()
+    made.write(batch("y" * 10))
+    made.write(Batch([same]))
+    made.write(batch("newest"))
+    server.reading.set()
+    await _settle()
+    assert [event["text"][:6] for event in server.sent] == ["xxxxxx", "same", "yyyyyy", "same", "newest"]
+    assert made.outlet.replaced_messages == 0
+
+
 async def test_without_the_extension_messages_are_sent_as_events_in_order() -> None:
     """Text stays text and bytes stay bytes; the close comes behind them; the writer task is gone afterwards."""
     server = Server(stay=True)
