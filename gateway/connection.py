@@ -28,9 +28,11 @@ from typing import Any, Literal, NamedTuple, Protocol
 from middleware.asgi import Event, Frames, Receive, Scope, Send, payload_bytes
 from middleware.close import ABNORMAL, NORMAL, SLOW_CONSUMER, Close
 
+from .asgi_outlet import AsgiOutlet
 from .errors import ConnectionClosed, IllegalTransition, InvalidMessage
+from .frame_outlet import FrameOutlet
 from .message import Batch, Message
-from .outlet import AsgiOutlet, FrameOutlet, Outlet, OutletOptions
+from .outlet import Outlet, OutletOptions
 
 __all__ = ["Connection", "ConnectionStatistics", "State"]
 
