@@ -69,14 +69,13 @@ def greeting(public: str, ops: Sequence[str], settings: Settings) -> str:
         if settings.api_key
         else f"# publishing over HTTP needs a key: TIDEGATE_API_KEY=… tidegate serve, then POST http://{ops[0]}/api/rooms/lobby/messages"
     )
-    join = f"python -m websockets ws://{public}/ws/lobby"
-    if settings.auth.mode == "jwt":
-        join = f'tidegate listen lobby --url ws://{public} --token "$(tidegate token --user ann)"'
+    token = ' --token "$(tidegate token --user ann)"' if settings.auth.mode == "jwt" else ""
+    join = f"tidegate listen lobby --url ws://{public}{token}"
     workers = f" with {len(ops)} workers" if len(ops) > 1 else ""
     return f"""
 Tidegate serves WebSockets at ws://{public}/ws/{{room}}{workers}, operations at {", ".join(f"http://{one}" for one in ops)}.
 Try it:
   {join}
   {publish}
-  curl http://{ops[0]}/metrics
+  http://{ops[0]}/console in a browser · tidegate top --ops-url http://{ops[0]} · curl http://{ops[0]}/metrics
 """

@@ -78,7 +78,10 @@ def _response(
         with connection.getresponse() as response:
             yield response
     except (OSError, http.client.HTTPException) as error:
-        raise ClientError(f"no answer from {address.scheme}://{address.netloc}: {reason_of(error)}") from None
+        hint = (
+            "; is the gateway running, with its ops listener here (--ops-url)?" if isinstance(error, ConnectionRefusedError) else ""
+        )
+        raise ClientError(f"no answer from {address.scheme}://{address.netloc}: {reason_of(error)}{hint}") from None
     finally:
         connection.close()
 

@@ -27,6 +27,7 @@ __all__ = ["main"]
 
 _OTHERS = {
     "dictionary": "gateway.cli.dictionary",
+    "explain": "gateway.cli.explain",
     "healthcheck": "gateway.cli.client_commands",
     "listen": "gateway.cli.client_commands",
     "publish": "gateway.cli.client_commands",

@@ -26,7 +26,7 @@ class Node(Struct, frozen=True):
     version: str
     python: str
     uptime_seconds: float
-    state: Annotated[str, Meta(description="starting, ready, draining or stopped.")]
+    state: Annotated[str, Meta(description="starting, ready, failing (a check of /readyz), draining or stopped.")]
     api_key_set: Annotated[bool, Meta(description="Whether the rest of the API can be used at all.")]
 
 

@@ -76,7 +76,7 @@ class Statistics:
         return Snapshot(
             at=round(time.time(), 3),
             interval_seconds=change.seconds and round(change.seconds, 3),
-            node=self._node(),
+            node=self._node(broker := self._broker(change.now)),
             connections=_connections(change, self._sources.connection_limit),
             messages=_messages(change),
             latency=self._latencies(change.now),
@@ -85,17 +85,18 @@ class Statistics:
             drain=self._drain(change.now),
             process=self._process(change),
             ledger=_ledger(change),
-            broker=self._broker(change.now),
+            broker=broker,
         )
 
-    def _node(self) -> Node:
+    def _node(self, broker: Broker) -> Node:
         sources, health = self._sources, self._sources.health.statistics()
+        failing = health.state.value == "ready" and (broker.up is False or not sources.health.looks_ready())
         return Node(
             id=sources.server.hub.node,
             version=sources.version,
             python=platform.python_version(),
             uptime_seconds=round(health.uptime_seconds, 1),
-            state=health.state.value,
+            state="failing" if failing else health.state.value,
             api_key_set=sources.api_key_set,
         )
 

@@ -116,13 +116,20 @@ class Explainer:
         found, publications = self._hub.registry.rooms.get(name), self._publications(name, message)
         members = len(found.members) if found is not None else 0
         lines = [
-            f"Room {name} has {members} members on this node."
+            f"Room {name} has {members} {'member' if members == 1 else 'members'} on this node."
             if members
             else f"Room {name} has no member on this node, so nothing is delivered here."
         ]
+        lines += [_words(one) for one in publications]
         if not publications:
             lines.append("No message to it is remembered." if message is None else self._never_seen(message, [name]))
         return {"name": name, "members": members, "publications": [_about(one) for one in publications], "lines": lines}
+
+
+def _words(publication: Publication) -> str:
+    members = "1 member" if publication.recipients == 1 else f"{publication.recipients} members"
+    lost = f" {publication.lost} deliveries of what set out with it were given up." if publication.lost else ""
+    return f"{moment(publication.published_at)} message {publication.id}: It set out to {members} on this node.{lost}"
 
 
 def _about(publication: Publication) -> Json:

@@ -90,7 +90,7 @@ class Hand:
             await asyncio.sleep(0)
 
 
-def telling(server: WebSocketServer, clock: Clock) -> tuple[Statistics, Families]:
+def telling(server: WebSocketServer, clock: Clock, **options: Any) -> tuple[Statistics, Families]:
     """Statistics over a scrape that the test writes."""
     families = Families()
-    return Statistics(sources_of(server, clock=clock, scrape=families)), families
+    return Statistics(sources_of(server, clock=clock, scrape=families, **options)), families

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import types
 from pathlib import Path
@@ -85,7 +86,7 @@ def test_every_command_explains_itself(command: str) -> None:
 
 def test_the_commands_that_users_rely_on_are_there() -> None:
     """Each with at least one example in its help."""
-    for command in ("config", "healthcheck", "listen", "publish", "serve", "token"):
+    for command in ("config", "explain", "healthcheck", "listen", "publish", "serve", "token"):
         assert "Examples:" in run(command, "--help").stdout
 
 
@@ -287,6 +288,48 @@ def test_publish_that_is_refused_exits_1() -> None:
     with Ops(403, b'{"title": "Forbidden", "detail": "set TIDEGATE_API_KEY"}') as ops:
         result = run("publish", "lobby", "x", "--ops-url", ops.url)
     assert (result.exit_code, result.stderr) == (1, "tidegate: not published: 403 set TIDEGATE_API_KEY\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "query"),
+    [
+        (["n-1"], "connection=n-1"),
+        (["--user", "org/ann", "--room", "chat:1"], "user=org%2Fann&room=chat%3A1"),
+        (["--room", "r", "--message", "n-2"], "room=r&message=n-2"),
+    ],
+)
+def test_explain_asks_and_prints_sentences_that_cannot_steer_the_terminal(arguments: list[str], query: str) -> None:
+    """As text, with the key; a user or a room may be called anything."""
+    with Ops(200, b"It was written.\nRoom a\x1b[2Jb\n") as ops:
+        result = run("explain", *arguments, "--ops-url", ops.url, env={"TIDEGATE_API_KEY": "k"})
+    assert (result.exit_code, result.stdout) == (0, "It was written.\nRoom a\\x1b[2Jb\n")
+    ((method, path, headers, _),) = ops.seen
+    assert (method, path) == ("GET", f"/api/explain?{query}")
+    assert (headers["accept"], headers["authorization"]) == ("text/plain", "Bearer k")
+
+
+def test_explain_as_json() -> None:
+    """What the API answers, for programs."""
+    with Ops(200, b'{"answer": []}') as ops:
+        result = run("explain", "n-1", "--json", "--ops-url", ops.url)
+    assert json.loads(result.stdout) == {"answer": []}
+    assert ops.seen[0][2]["accept"] == "application/json"
+
+
+def test_explain_wants_to_know_about_whom() -> None:
+    """A message alone is on many connections: that is a wrong command line, and nobody is asked."""
+    result = run("explain", "--message", "n-1", "--ops-url", "http://127.0.0.1:9")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "--user or --room" in result.stderr
+
+
+@pytest.mark.parametrize(("status", "words"), [(401, "401 .* TIDEGATE_API_KEY"), (404, "404 Nothing is remembered")])
+def test_explain_that_is_refused_exits_1(status: int, words: str) -> None:
+    """The API's own words are shown, with what helps."""
+    with Ops(status, b'{"title": "No", "detail": "Nothing is remembered"}') as ops:
+        result = run("explain", "n-1", "--ops-url", ops.url)
+    assert result.exit_code == 1
+    assert re.match(f"tidegate: no explanation: {words}", result.stderr)
 
 
 @pytest.fixture

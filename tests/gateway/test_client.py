@@ -341,7 +341,7 @@ def test_nobody_there_is_one_sentence() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with pytest.raises(ClientError, match=f"no answer from http://127.0.0.1:{port}: connection refused"):
+    with pytest.raises(ClientError, match=f"no answer from http://127.0.0.1:{port}: connection refused; is the gateway running"):
         healthy(f"http://127.0.0.1:{port}")
 
 

@@ -12,6 +12,7 @@ from gateway import Settings, create_app
 from gateway.console import Snapshot, Statistics, sampling
 from gateway.console.figures import schemas
 from gateway.console.statistics import TOP, WINDOW
+from gateway.health import Health
 from gateway.server import WebSocketServer
 from tests.gateway.api_helpers import open_api
 from tests.gateway.console_helpers import Clock, telling
@@ -148,6 +149,21 @@ async def test_the_broker_is_up_when_somebody_has_found_it_so() -> None:
     assert (await statistics.take()).broker.up is None
     families.set("tidegate_broker_up", 0)
     assert (await statistics.take()).broker.up is False
+
+
+async def test_a_node_that_cannot_use_its_broker_is_not_shown_as_ready() -> None:
+    """`/readyz` would fail; a node that is not ready anyway keeps its state."""
+    clock = Clock()
+    health = Health()
+    statistics, families = telling(WebSocketServer(), clock, health=health)
+    families.set("tidegate_broker_up", 0)
+    assert (await statistics.take()).node.state == "starting"
+    health.started()
+    assert (await statistics.take()).node.state == "failing"
+    families.set("tidegate_broker_up", 1)
+    assert (await statistics.take()).node.state == "ready"
+    health.draining()
+    assert (await statistics.take()).node.state == "draining"
 
 
 async def test_a_real_gateway_tells_of_real_traffic() -> None:

@@ -198,6 +198,8 @@ async def test_users_rooms_and_strangers(on: Remembering) -> None:
     assert [one["room"] for one in found["connections"][0]["deliveries"]] == ["r"]
     room = on.explainer.explain(room="r")
     assert (room["rooms"][0]["members"], len(room["rooms"][0]["publications"])) == (2, 1)
+    assert room["answer"][0] == "Room r has 2 members on this node."
+    assert room["answer"][1].endswith(": It set out to 2 members on this node.")
     assert "no member on this node" in on.explainer.explain(room="empty")["answer"][0]
     assert "of node other" in on.explainer.explain(connection="other-7")["answer"][0]
     assert "does not know the connection" in on.explainer.explain(connection="n-12345")["answer"][0]

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import socket
 
-from gateway.listening import bind
+import pytest
+
+from gateway import Settings
+from gateway.listening import bind, greeting
 
 
 async def test_nothing_waits_for_nagle_whichever_event_loop_serves() -> None:
@@ -25,3 +28,14 @@ async def test_nothing_waits_for_nagle_whichever_event_loop_serves() -> None:
         assert await reader.read() == b""
         writer.close()
         await writer.wait_closed()
+
+
+@pytest.mark.parametrize(("mode", "token"), [("none", False), ("jwt", True)])
+def test_the_greeting_says_how_to_join_publish_and_look(mode: str, token: bool) -> None:
+    """Commands that work as they stand on the ports that were taken; a token where one is asked for."""
+    settings = Settings(api_key="k", auth={"mode": mode, "secret": "s" * 32} if token else {"mode": mode})
+    said = greeting("127.0.0.1:8001", ["127.0.0.1:9001"], settings)
+    assert "tidegate listen lobby --url ws://127.0.0.1:8001" in said
+    assert ("tidegate token --user" in said) is token
+    assert "http://127.0.0.1:9001/api/rooms/lobby/messages" in said
+    assert "http://127.0.0.1:9001/console" in said

@@ -1,0 +1,67 @@
+"""``tidegate explain``: why a client did not get a message, in the gateway's own words (``GET /api/explain``)."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from urllib.parse import urlencode
+
+import click
+
+from .client_http import ClientError, request
+from .options import EXIT_WRONG, load, ops_url_of, plainly, setting_options
+
+__all__ = ["explain"]
+
+
+@click.command(short_help="Say why a client did not get a message.")
+@click.argument("connection", required=False)
+@click.option("--user", help="All connections of a user, instead of one.")
+@click.option("--room", help="A room; beside a connection or a user, only what was said in it.")
+@click.option("--message", metavar="ID", help="One message alone; `publish` answers with its id.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, as GET /api/explain has it.")
+@click.option("--ops-url", metavar="URL", help="The ops listener; by default where the settings put it.")
+@setting_options
+def explain(
+    connection: str | None,
+    user: str | None,
+    room: str | None,
+    message: str | None,
+    as_json: bool,
+    ops_url: str | None,
+    config: Path | None,
+    assignments: dict[str, str],
+) -> None:
+    """Say what became of the last messages to a CONNECTION, a user or a room, from what the node remembers.
+
+    \b
+    A connection's id is in the log, in `GET /api/rooms/ROOM` and in the console. What stands before its last dash is its node:
+    ask that one (--ops-url). The key is TIDEGATE_API_KEY.
+
+    \b
+    Examples:
+      tidegate explain 3f9c21ab-1
+      tidegate explain --user ann --room chat:1
+      tidegate explain 3f9c21ab-1 --message 3f9c21ab-17
+    """
+    named = {"connection": connection, "user": user, "room": room, "message": message}
+    asked = {name: value for name, value in named.items() if value}
+    if not asked.keys() & {"connection", "user", "room"}:
+        click.echo("tidegate: say whom it is about: a connection's id, --user or --room", err=True)
+        sys.exit(EXIT_WRONG)
+    with plainly():
+        settings = load(config, assignments).settings
+        key = settings.api_key.get_secret_value() if settings.api_key else None
+        click.echo(_answer(ops_url or ops_url_of(settings), asked, key, as_json=as_json))
+
+
+def _answer(ops_url: str, asked: dict[str, str], key: str | None, *, as_json: bool) -> str:
+    """The answer, one sentence a line; what a client may have named cannot steer the terminal. Raises ``ClientError``."""
+    headers = {"accept": "application/json" if as_json else "text/plain"} | ({"authorization": f"Bearer {key}"} if key else {})
+    reply = request("GET", f"{ops_url.rstrip('/')}/api/explain?{urlencode(asked)}", headers=headers)
+    if reply.status != 200:
+        hint = " (the key is TIDEGATE_API_KEY, the same as the gateway's)" if reply.status == 401 else ""
+        raise ClientError(f"no explanation: {reply.detail()}{hint}")
+    from ..logs import visible
+
+    return "\n".join(visible(line) for line in reply.body.decode(errors="replace").splitlines())
