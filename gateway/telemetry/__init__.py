@@ -2,8 +2,9 @@
 
 from .catalogue import CATALOGUE, metrics_markdown
 from .collector import GatewayCollector
-from .export import SpanCounts, flush, metrics_route, new_registry, tracer_provider
+from .export import flush, metrics_route, new_registry, tracer_provider
 from .nodes import report_nodes
+from .span_counts import SpanCounts
 from .traces import DeliveryTraces
 
 __all__ = [

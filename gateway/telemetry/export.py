@@ -14,11 +14,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ..version import __version__
+from .span_counts import SpanCounts
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
-__all__ = ["SpanCounts", "flush", "metrics_route", "new_registry", "tracer_provider"]
+__all__ = ["flush", "metrics_route", "new_registry", "tracer_provider"]
 
 EXPORT_TIMEOUT_SECONDS = 5
 FLUSH_SECONDS = 2.0
@@ -42,22 +43,6 @@ def metrics_route(registry: CollectorRegistry) -> Route:
         return Response(encode(registry), headers={"content-type": content_type})
 
     return Route("/metrics", metrics)
-
-
-class SpanCounts:
-    """What became of spans that were to be exported."""
-
-    __slots__ = ("ended", "exported", "failed")
-
-    def __init__(self) -> None:
-        self.ended = self.exported = self.failed = 0
-
-    def values(self) -> dict[str, dict[tuple[str, ...], float]]:
-        """As values of metrics."""
-        return {
-            "spans_ended_total": {(): self.ended},
-            "spans_exported_total": {("ok",): self.exported, ("failed",): self.failed},
-        }
 
 
 def tracer_provider(endpoint: str | None, service: str = "tidegate", *, counts: SpanCounts | None = None) -> TracerProvider | None:

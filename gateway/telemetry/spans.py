@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
-if TYPE_CHECKING:
-    from .export import SpanCounts
+from .span_counts import SpanCounts
 
 __all__ = ["CountingProcessor"]
 
