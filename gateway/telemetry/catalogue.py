@@ -73,7 +73,7 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric("broker_reconnects_total", "counter", (), "", "Times that the engine was reached again."),
     Metric("broker_gaps_total", "counter", (), "", "Times that rooms of this node may have missed something."),
     Metric("broker_queue_messages", "gauge", (), "", "Messages taken that the engine has not confirmed."),
-    Metric("broker_refused_total", "counter", (), "", "Messages that the broker did not take."),
+    Metric("broker_refused_total", "counter", (), "", "Messages of clients that the broker did not take."),
     Metric("deliveries_accepted_total", "counter", _SPACE, "", "Messages that were fanned out."),
     Metric("deliveries_expected_total", "counter", _SPACE, "", "Messages times the recipients they had."),
     Metric("deliveries_written_total", "counter", _SPACE, "", "Deliveries that the kernel has (or a foreign server)."),
