@@ -32,6 +32,8 @@ RESULTS = ("confirmed", "closed_before", "timeout")
 TICK_SECONDS = 1.0
 TIMEOUT_SECONDS = 10.0
 _FOR_EVER = 1 << 62
+_TRIES, _TRIES_PER_SAMPLE = 16, 4
+"""Who is asked and cannot confirm now, as under servers without the frames extension, is a try for nothing: so many in a second."""
 
 
 class Confirms(Observer):
@@ -60,6 +62,7 @@ class Confirms(Observer):
         """What ``_skip`` was in this second, and what was added: less what it is, that are the deliveries there were."""
         self._share = 1.0
         self._budget = max(1.0, per_second)
+        self._tries = self._most_tries = int(_TRIES + _TRIES_PER_SAMPLE * per_second)
         self._waiting: dict[Connection, tuple[Envelope, float]] = {}
         """In the order in which they were sent, with the time at which each is given up."""
         self._timer: asyncio.TimerHandle | None = None
@@ -80,7 +83,8 @@ class Confirms(Observer):
         messages = len(fan_out.envelopes)
         deliveries = len(recipients) * messages
         at = self._skip + deliveries
-        while at < deliveries and self._budget >= 1:
+        while at < deliveries and self._budget >= 1 and self._tries > 0:
+            self._tries -= 1
             place, message = divmod(at, messages)
             self.ask(recipients[place], fan_out, message)
             at += self._skipping(1 + self._draw())
@@ -143,5 +147,6 @@ class Confirms(Observer):
         if seen or self._waiting:
             self._timer = loop.call_later(TICK_SECONDS, self._tick)
         self._budget = max(1.0, self.per_second * TICK_SECONDS)
+        self._tries = self._most_tries
         self._share = min(1.0, self.per_second * TICK_SECONDS / max(1, seen))
         self._skip = self._drawn = self._draw()  # drawing again changes nothing: the distribution has no memory

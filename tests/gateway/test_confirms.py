@@ -228,6 +228,25 @@ async def test_every_delivery_of_a_second_is_counted_whatever_is_skipped(monkeyp
     await hub.stop()
 
 
+async def test_a_crowd_of_whom_nobody_can_confirm_is_not_asked_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under a server that cannot send pings: there are few tries in a second, however big rooms are."""
+    asked: list[Connection] = []
+
+    def refuse(member: Connection, _: object) -> bool:
+        asked.append(member)
+        return False
+
+    monkeypatch.setattr(Connection, "confirm", refuse)
+    sampler = Confirms(per_second=5)
+    hub, _ = await room_of(100, sampler)
+    for _ in range(20):
+        await hub.publish("r", "x")
+        await asyncio.sleep(0)
+    assert 5 <= len(asked) <= 16 + 4 * 5
+    assert sampler._drawn - sampler._skip == 2000
+    await hub.stop()
+
+
 async def test_shared_frames_stay_shared() -> None:
     """Whoever is asked has the same bytes as the others, and a ping of its own behind them."""
     sampler = Confirms(per_second=1)
