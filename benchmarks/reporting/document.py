@@ -10,6 +10,7 @@ from ..drivers import all_drivers
 from ..results import Results
 from ..workloads import WORKLOADS, Workload
 from .plots import bar_chart
+from .scaling import with_figures
 from .tables import ratio_table, table, target_table, workload_table
 
 __all__ = ["write_report"]
@@ -66,7 +67,7 @@ servers run on the first and the load generator, written with picows, on the las
 
 
 def write_report(results: Results, root: Path) -> None:
-    """Write ``docs/performance.md`` and the plots below ``root``."""
+    """Write ``docs/performance.md``, its plots, and the figures of ``docs/scaling.md`` below ``root``."""
     folder = root / PLOTS
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob("*.svg"):
@@ -76,6 +77,9 @@ def write_report(results: Results, root: Path) -> None:
         if chart:
             (folder / f"{case}.svg").write_text(chart)
     (root / "docs" / "performance.md").write_text(page(results))
+    scaling = root / "docs" / "scaling.md"
+    if scaling.exists():
+        scaling.write_text(with_figures(scaling.read_text(), results))
 
 
 def measured(results: Results) -> list[tuple[Workload, str, str]]:

@@ -40,8 +40,14 @@ def test_what_crosses_nodes_is_compared_for_itself(tmp_path: Path) -> None:
         Row("brokers", "brokers-5000", "tidegate-redis", [Sample(5000, 1.0, 0.3, 0.5, 1.0, 6.5, parts)]),
     ]
     (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "scaling.md").write_text("before\n<!-- figures: x -->\nold\n<!-- /figures -->\nbehind\n")
     write_report(Results({}, {}, {}, [Row("echo", "echo-64", "tidegate", [sample(15)]), *rows]), tmp_path)
     page = (tmp_path / "docs" / "performance.md").read_text()
+    scaling = (tmp_path / "docs" / "scaling.md").read_text().splitlines()
+    assert (scaling[0], scaling[-1]) == ("before", "behind")
+    assert "| Redis, full | 20.0 µs | 10.0 µs | 2.00 µs | 4,000 | – |" in scaling  # noqa: RUF001
+    assert "| Redis, 5,000 a second | 20.0 µs | 10.0 µs | 2.00 µs | 5,000 | 1.00 / 6.50 ms |" in scaling
+    assert "old" not in scaling
     lines = page.splitlines()
     (head,) = [line for line in lines if line.startswith("| CPU per message or delivery | Tidegate |")]
     assert "Socket" not in head
