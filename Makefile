@@ -13,7 +13,7 @@ TEST_PROCESSES ?= 2
 DIST ?= dist
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format bench bench-quick conformance dashboards image image-test requirements dist clean
+.PHONY: help serve test lint format bench bench-quick tables conformance dashboards image image-test requirements dist clean
 
 help: ## Show this
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -34,9 +34,8 @@ def explain(
 ) -> None:
     """Say what became of the last messages to a CONNECTION, a user or a room, from what the node remembers.
 
-    \b
-    A connection's id is in the log, in `GET /api/rooms/ROOM` and in the console. What stands before its last dash is its node:
-    ask that one (--ops-url). The key is TIDEGATE_API_KEY.
+    A connection's id is in the log, in `GET /api/rooms/ROOM` and in the console. What stands before its last dash is its
+    node: ask that one (--ops-url). The key is TIDEGATE_API_KEY.
 
     \b
     Examples:

@@ -38,6 +38,35 @@ def test_the_settings_table_is_the_generated_one() -> None:
     assert all(name in inside.group(1) for name in SHOWN)
 
 
+def rows(markdown: str) -> list[list[str]]:
+    """The cells of all table rows."""
+    lines = [line for line in markdown.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_the_figures_beside_others_are_those_that_were_measured() -> None:
+    """Each cell within a quarter of the performance page's summary; else copy the new ones."""
+    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    head, *measured = rows(page[page.index("## In short") : page.index("## Targets")])
+    found = {(row[0], server): cell for row in measured for server, cell in zip(head[1:], row[1:], strict=True)}
+    (_, *servers), *shown = rows(README[README.index("<!-- figures") : README.index("<!-- /figures")])
+    assert shown
+    for label, *cells in shown:
+        for server, cell in zip(servers, cells, strict=True):
+            figure, unit = found[label, server].partition(" ")[::2]
+            if not unit:  # a dash: not measured
+                assert cell == figure
+            else:
+                assert cell.endswith(f" {unit}")
+                assert 0.75 < float(cell.split()[0]) / float(figure) < 1.34, f"{label}, {server}: {figure}"
+
+
+def test_the_readme_is_short() -> None:
+    """What it is, what to try and why stand first; the rest is for the pages behind it."""
+    assert len(README.splitlines()) < 200
+    assert README.index("make serve") < README.index("## Why") < 2000
+
+
 async def test_the_composition_in_a_fastapi_app_runs_as_written() -> None:
     """Two clients in a room behind the three layers: one hears the other; a foreign page gets 403."""
     import asyncio

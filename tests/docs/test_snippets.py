@@ -47,6 +47,20 @@ def test_the_apps_of_the_middleware_page_do_what_it_says(results: dict[str, Any]
     ]  # fmt: skip
 
 
+def test_an_observer_of_ones_own_is_told() -> None:
+    """The fence of the architecture page, and a drop."""
+    from types import SimpleNamespace
+
+    names: dict[str, Any] = {}
+    (_, code), *_ = fences((ROOT / "docs/architecture.md").read_text())
+    exec(compile(code, "architecture.md", "exec"), names)
+    connection, envelope = SimpleNamespace(user="ann", id="n-1"), SimpleNamespace(id="n-2")
+    for hook in names["app"].server.hub.observers.dropped:
+        if getattr(hook, "__self__", None) is names["drops"]:
+            hook(connection, [envelope], "slow-consumer")
+    assert names["drops"].seen == [("ann", "n-1", "slow-consumer", ["n-2"])]
+
+
 def test_every_layer_has_its_page_and_the_page_a_link() -> None:
     """A layer that nobody finds is not there."""
     overview = PAGES[0].read_text()
