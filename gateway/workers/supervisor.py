@@ -141,7 +141,14 @@ class Supervisor:
             return None
         reading, writing = os.pipe()
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {*_ENDING, signal.SIGQUIT, signal.SIGCHLD})
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:  # no memory, or too many processes: the workers that there are go on
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+            os.close(reading)
+            os.close(writing)
+            self._not_started(worker, error)
+            return None
         if pid == 0:
             os.close(reading)
             self._let_go_of_all_but(worker)
@@ -153,6 +160,15 @@ class Supervisor:
         os.set_blocking(reading, False)
         worker.pid, worker.report, worker.serving, worker.started_at = pid, reading, False, self._clock()
         return None
+
+    def _not_started(self, worker: _Worker, error: OSError) -> None:
+        """There can be no new process now."""
+        if not self._greeted:
+            self._give_up(f"worker {worker.number} could not be started: {error.strerror}", 1)
+            return
+        delay = worker.restarts.died(0.0)
+        worker.due_at = self._clock() + delay
+        log.error("a worker could not be started", worker=worker.number, reason=error.strerror, again_in_seconds=delay)
 
     def _let_go_of_all_but(self, worker: _Worker) -> None:
         """In a new worker: what is the supervisor's and the others', above all the lifeline's far end."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -23,6 +24,7 @@ from gateway.settings import Settings
 from gateway.settings.sources import load_settings
 from gateway.workers import supervise
 from gateway.workers.restarts import LONGEST_DELAY_SECONDS, MOST_QUICK_DEATHS, QUICK_SECONDS, Restarts
+from gateway.workers.supervisor import Supervisor
 
 # -- when to start again
 
@@ -248,3 +250,22 @@ def test_exposure_is_judged_before_any_worker_starts(capsys: pytest.CaptureFixtu
     """Exit code 2 and the table."""
     assert supervise(Settings(workers=2, broker="redis://127.0.0.1", host="0.0.0.0", port=0, ops_port=0)) == 2
     assert "TIDEGATE_AUTH__MODE" in capsys.readouterr().err
+
+
+def test_a_machine_without_room_for_a_process_ends_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that cannot be started again is tried again later; one that never could be is a reason to give up."""
+
+    def fork() -> int:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(os, "fork", fork)
+    two = Settings(workers=2, broker="redis://127.0.0.1")
+    with bind("127.0.0.1", 0, "TIDEGATE_PORT", shared=True) as public, bind("127.0.0.1", 0, "TIDEGATE_OPS_PORT") as ops:
+        keeper = Supervisor(two, public, [ops], clock=lambda: 100.0)
+        keeper._greeted = True
+        [worker] = keeper._workers
+        before = len(os.listdir("/proc/self/fd")), signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        assert keeper._start_if_due(worker) is None
+        assert (worker.pid, worker.due_at) == (None, 100.5)
+        assert (len(os.listdir("/proc/self/fd")), signal.pthread_sigmask(signal.SIG_BLOCK, ())) == before
+        assert Supervisor(two, public, [ops]).run() == 1
