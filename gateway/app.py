@@ -33,6 +33,7 @@ from middleware.asgi import ASGIApp, Receive, Scope, Send
 from middleware.dictionaries import Dictionary, DictionaryApp, load_dictionaries
 
 from .api import api_routes
+from .api.signposts import to_the_console, to_the_sockets
 from .broker import Broker, open_broker
 from .console import Feed, Sources, Statistics, console_routes
 from .explain import Explainer, Records
@@ -104,6 +105,7 @@ class Gateway:
             routes=[
                 *health_routes(self.health, details=False, startup=False),
                 Mount("/dictionaries", DictionaryApp(dictionaries)),
+                to_the_sockets(),
             ],
         )
         self.feed = _feed(self)
@@ -300,6 +302,7 @@ def _ops_routes(gateway: Gateway) -> list[BaseRoute]:
         *health_routes(gateway.health, details=True),
         metrics_route(gateway.metrics_registry),
         *console_routes(),
+        to_the_console(),
         *api_routes(
             gateway.server,
             feed=gateway.feed,

@@ -72,6 +72,24 @@ def test_what_is_switched_off_is_not_there() -> None:
     assert not layers & {AuthMiddleware, CompressionMiddleware}
 
 
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_room_asked_for_over_plain_http_says_what_would_be_right(method: str) -> None:
+    """426 with Upgrade (RFC 9110 §15.5.22), to a browser, to who publishes to the wrong port, through a bad proxy."""
+    status, headers, body = await get(create_app(settings()), "/ws/lobby", method)
+    assert (status, headers[b"upgrade"], headers[b"content-type"]) == (426, b"websocket", b"application/problem+json")
+    detail = json.loads(body)["detail"]
+    assert "ws://" in detail
+    assert "/api/rooms/{room}/messages" in detail
+
+
+async def test_the_root_of_the_ops_listener_leads_to_the_console() -> None:
+    """Relative, so that it does so below a path too; the public root has nothing to show."""
+    app = create_app(settings())
+    status, headers, _ = await get(app.ops, "/")
+    assert (status, headers[b"location"]) == (307, b"console")
+    assert (await get(app, "/"))[0] == 404
+
+
 @pytest.mark.parametrize("path", ["/", "/ws", "/other/room", "/metrics"])
 async def test_websockets_elsewhere_get_404(path: str) -> None:
     """The answer says where they are served."""
