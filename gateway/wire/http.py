@@ -13,7 +13,7 @@ from typing import Any, ClassVar, cast
 
 import httptools
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from .admission import Admission
@@ -70,6 +70,8 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._head_bytes = self._unfinished_bytes = 0
         self._refused = self._upgrading = False
         self._patience: Patience | None = None
+        self._running: RequestResponseCycle | None = None
+        """The request that is being answered; ``cycle`` is the newest, which may still wait in the pipeline."""
 
     # The socket
 
@@ -193,6 +195,10 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             self._set_deadline(self.loop.time() + self.options.body_timeout_seconds)
         super().on_headers_complete()
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
     def on_message_complete(self) -> None:
         """The body is whole, too (called by the parser)."""
         if not (self.parser.should_upgrade() and self._should_upgrade()):  # then the deadline goes on to the 101
@@ -253,13 +259,14 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         if self.options.on_refused is not None:
             self.options.on_refused(status)
         logger.debug("request refused with %d", status)
-        started = self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
-        if not started:
+        running = self._running
+        if running is None or running.response_complete or not running.response_started:
             self.transport.write(self._refusal(status))
         self.connections.discard(self)
-        if self.cycle is not None:
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
+        for cycle in (running, self.cycle):
+            if cycle is not None:
+                cycle.disconnected = True
+                cycle.message_event.set()
         self.pipeline.clear()
         self.parser = cast(Any, None)
         Lingering.take_over(self.transport, self.connections, self.loop, self.options.close_timeout_seconds)

@@ -120,6 +120,29 @@ async def test_plain_http_is_served_and_bounded() -> None:
         await client.close()
 
 
+async def test_refusing_pipelined_requests_ends_the_one_that_is_being_answered(caplog: pytest.LogCaptureFixture) -> None:
+    """Its app may go on; nothing it sends afterwards reaches the closed socket, and nothing is logged as an error."""
+    go_on = asyncio.Event()
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        await go_on.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"late"})
+
+    async with serving(slow) as served:
+        client = await Raw.connect(served.port)
+        client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 20)
+        assert (await client.rest()).startswith(b"HTTP/1.1 503")
+        go_on.set()
+        await asyncio.sleep(0)
+        await client.close()
+        other = await Raw.connect(served.port)
+        other.send(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        assert b"late" in await other.rest()
+        await other.close()
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 async def test_refusals_are_told() -> None:
     """``on_refused`` hears every status that the wire answered by itself."""
     refused: list[int] = []
