@@ -36,7 +36,10 @@ class Observer:
         """These members of a fan-out were written to just now: nothing else has been written to any of them since."""
 
     def dropped(self, connection: Connection, envelopes: Sequence[Envelope], reason: str) -> None:
-        """Publications were not written to a connection; ``reason`` is of ``ledger.DROPS``, or ``closed``."""
+        """Publications were not written to a connection: ``reason`` is ``slow-consumer``, ``left`` or ``closed``.
+
+        What an outlet took and gave up later (``replaced``, ``unsent``) is in the ledger only: outlets hold no envelopes.
+        """
 
     def sent(self, connection: Connection, envelope: Envelope) -> None:
         """A message for one connection alone was written to it."""

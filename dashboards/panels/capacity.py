@@ -52,7 +52,7 @@ _HEADROOM = Row(
         number(
             "Memory for a connection",
             "Resident memory divided by connections: meaningful from some hundred connections on; the full "
-            "chain takes 12 KiB each above the empty process.",
+            "chain takes 13 KiB each above the empty process.",
             BYTES,
             Query(f"min({_PER_CONNECTION})", "per connection"),
             width=4,
