@@ -185,10 +185,8 @@ class Hub:
         for told in self.observers.ended:
             told(connection, connection.ending)
         self.registry.remove(connection)
-        reason = NAMED.get(
-            connection.ending.reason, OTHER_CLOSE
-        ).reason  # an app may make up its own; what is counted is a closed set
-        self._closed[reason, connection.initiator] += 1
+        named = NAMED.get(connection.ending.reason, OTHER_CLOSE)  # an app may make up its own; what is counted is a closed set
+        self._closed[named.reason, connection.initiator] += 1
 
     # -- publishing
 
