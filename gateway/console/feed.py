@@ -149,8 +149,9 @@ class Feed:
             await self._take()
             for watcher in tuple(self._watchers):
                 watcher.over() if over else watcher.wake()
-            due = max(due + self._interval_seconds, loop.time())  # what was missed is not made up for
-            await self._sleep(due - loop.time())
+            now = loop.time()
+            due = max(due + self._interval_seconds, now)  # what was missed is not made up for
+            await self._sleep(due - now)
 
     async def _take(self) -> None:
         try:

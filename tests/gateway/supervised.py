@@ -43,12 +43,12 @@ def work(settings: Settings, number: int, public_port: int, ops: socket.socket, 
         time.sleep(0.2)
         os.abort()
     until = {"stubborn": (), "obstinate": (signal.SIGQUIT,)}.get(behaviour, (signal.SIGTERM, signal.SIGQUIT))
-    while not any(sig in until for sig in ending):
+    while not (ended_by := [sig for sig in ending if sig in until]):
         readable, _, _ = select.select([lifeline], (), (), 0.02)
         if readable:
             tell(f"orphaned {number}")
             return 0
-    tell(f"ended {number} {signal.Signals(ending[-1]).name}")
+    tell(f"ended {number} {signal.Signals(ended_by[0]).name}")
     return 0
 
 

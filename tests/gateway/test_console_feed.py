@@ -112,6 +112,18 @@ async def test_the_end_is_told_once_and_for_all() -> None:
         watcher.leave()
 
 
+async def test_a_snapshot_that_takes_longer_than_the_interval_is_followed_by_the_next() -> None:
+    """What was missed is not made up for, and the pause is never less than nothing."""
+    hand = Hand()
+    feed = feed_of(sleep=hand.sleep, interval_seconds=1e-9)
+    watcher = feed.watch()
+    for _ in range(5):
+        await settled()
+        assert await watcher.next()
+        await hand.turn()
+    watcher.leave()
+
+
 async def test_a_figure_that_fails_does_not_end_the_others(caplog: pytest.LogCaptureFixture) -> None:
     """A bug in one second is logged, and the next second is another."""
 
