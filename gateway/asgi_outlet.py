@@ -13,7 +13,7 @@ from middleware.close import ABNORMAL, SLOW_CONSUMER, Close
 from .backlog import Backlog
 from .ledger import REPLACED, UNSENT, NamespaceTotals
 from .message import Batch, Message
-from .outlet import OutletOptions, wait_among, wake_all
+from .outlet import OutletOptions, Owner, wait_among, wake_all
 
 __all__ = ["AsgiOutlet"]
 
@@ -32,6 +32,7 @@ class AsgiOutlet:
         "_on_lost",
         "_on_slow",
         "_options",
+        "_owner",
         "_queue",
         "_send",
         "_sending",
@@ -47,11 +48,13 @@ class AsgiOutlet:
         self,
         send: Send,
         options: OutletOptions,
+        owner: Owner,
         on_slow: Callable[[], None],
         on_lost: Callable[[Close], None],
     ) -> None:
         self._send = send
         self._options = options
+        self._owner = owner
         self._on_slow = on_slow
         self._on_lost = on_lost
         self._queue: deque[Message] = deque()
@@ -126,7 +129,7 @@ class AsgiOutlet:
         if batch.totals is not None:
             batch.totals.taken += len(batch)
             batch.totals.ledger.watch(self)
-        self._backlog.add(self._sent_messages + self._sending + len(self._queue), batch.totals, len(batch))
+        self._backlog.take(self._sent_messages + self._sending + len(self._queue), batch)
         self._start()
 
     def settle(self) -> bool:
@@ -137,10 +140,10 @@ class AsgiOutlet:
         if self._options.policy == "latest":
             if self._newest is not None and self._queue and self._queue[-1] is self._newest:
                 self._bytes -= len(self._queue.pop().payload)
-                self._backlog.withdraw(self._newest_totals, REPLACED)
+                self._owner.gave_up(self._backlog.withdraw(self._newest_totals, REPLACED), 1, REPLACED)
                 self.replaced_messages += 1
             self._newest, self._newest_totals = batch.messages[-1], batch.totals
-            self._take(Batch(batch.messages[-1:], batch.totals))
+            self._take(batch.newest())
             return len(batch) - 1
         if self._options.policy == "close":
             self._on_slow()
@@ -201,4 +204,4 @@ class AsgiOutlet:
         self._bytes = 0
         self._sending = 0
         self._backlog.settle(self._sent_messages)
-        self._backlog.forget(UNSENT)
+        self._owner.gave_up(*self._backlog.forget(UNSENT), UNSENT)

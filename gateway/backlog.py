@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections import Counter, deque
 
-from .ledger import NamespaceTotals
+from .ledger import NamespaceTotals, Taken
+from .message import Batch
 
-__all__ = ["MAX_ENTRIES", "Backlog"]
+__all__ = ["MAX_ENTRIES", "MAX_NAMED", "Backlog"]
 
 MAX_ENTRIES = 256
 """Beyond it what is taken is counted with what was taken before: coarser, but bounded, however small the messages are."""
+MAX_NAMED = 32
+"""Of how many publications, the newest, the names are kept; those that waited longest are the least likely to be given up."""
 
 
 class _Entry:
@@ -28,13 +31,21 @@ class _Entry:
 class Backlog:
     """See the module."""
 
-    __slots__ = ("_entries",)
+    __slots__ = ("_entries", "_named")
 
     def __init__(self) -> None:
         self._entries: deque[_Entry] = deque()
+        self._named: deque[tuple[int, Taken]] = deque(maxlen=MAX_NAMED)
+        """With the position where each is through, or the batch that it belongs to."""
 
     def __bool__(self) -> bool:
         return bool(self._entries)
+
+    def take(self, end: int, batch: Batch) -> None:
+        """A batch was taken and is through when position ``end`` is."""
+        self.add(end, batch.totals, len(batch))
+        for envelope in batch.envelopes[-MAX_NAMED:]:
+            self._named.append((end, Taken(envelope.id, envelope.room)))
 
     def add(self, end: int, totals: NamespaceTotals | None, messages: int) -> None:
         """``messages`` were taken and are through when position ``end`` is; without ``totals`` they are nobody's."""
@@ -48,22 +59,31 @@ class Backlog:
 
     def settle(self, position: int) -> None:
         """Everything up to ``position`` is the kernel's."""
-        entries = self._entries
+        entries, named = self._entries, self._named
         while entries and entries[0].end <= position:
             for totals, messages in entries.popleft().messages.items():
                 totals.buffered -= messages
+        while named and named[0][0] <= position:
+            named.popleft()
 
-    def withdraw(self, totals: NamespaceTotals | None, reason: str) -> None:
-        """The last message that was added will not be sent."""
+    def withdraw(self, totals: NamespaceTotals | None, reason: str) -> list[Taken]:
+        """The last message that was added will not be sent; returns its name if it has one."""
         if totals is not None and self._entries:
             self._entries[-1].messages[totals] -= 1
             totals.buffered -= 1
             totals.lose(1, reason)
+        is_named = self._entries and self._named and self._named[-1][0] == self._entries[-1].end
+        return [self._named.pop()[1]] if is_named else []
 
-    def forget(self, reason: str) -> None:
-        """Nothing of it will be sent any more."""
+    def forget(self, reason: str) -> tuple[list[Taken], int]:
+        """Nothing of it will be sent any more; returns the names of the newest publications in it, and how many there were."""
+        count = 0
         for entry in self._entries:
             for totals, messages in entry.messages.items():
                 totals.buffered -= messages
                 totals.lose(messages, reason)
+                count += messages
         self._entries.clear()
+        named = [taken for _, taken in self._named]
+        self._named.clear()
+        return named, count

@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from enum import Enum
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Protocol
@@ -31,6 +31,7 @@ from middleware.close import ABNORMAL, NORMAL, SLOW_CONSUMER, Close
 from .asgi_outlet import AsgiOutlet
 from .errors import ConnectionClosed, IllegalTransition, InvalidMessage
 from .frame_outlet import FrameOutlet
+from .ledger import Taken
 from .message import Batch, Message
 from .outlet import Outlet, OutletOptions
 
@@ -100,8 +101,8 @@ class Connection:
 
     __slots__ = (
         "__weakref__", "_cuts", "_interrupted", "_not_taken", "_reader", "_reading", "_receive", "before_send", "connected_at",
-        "ending", "frames", "id", "initiator", "metadata", "on_ended", "outlet", "received_bytes", "received_messages", "rooms",
-        "scope", "state", "user",
+        "ending", "frames", "id", "initiator", "metadata", "on_ended", "on_gave_up", "outlet", "received_bytes",
+        "received_messages", "rooms", "scope", "state", "user",
     )  # fmt: skip
 
     def __init__(
@@ -129,6 +130,7 @@ class Connection:
         """Who decided the end: ``client`` or ``server``."""
         self.on_ended: Callable[[Connection], None] | None = None
         self.before_send: Callable[[Connection], None] | None = None
+        self.on_gave_up: Callable[[Connection, Sequence[Taken], int, str], None] | None = None
         self.connected_at = time.monotonic()
         self.frames = frames
         self.received_messages = self.received_bytes = self._not_taken = 0
@@ -142,9 +144,9 @@ class Connection:
 
     def _make_outlet(self, send: Send, options: OutletOptions) -> Outlet:
         if self.frames is None:
-            return AsgiOutlet(send, options, on_slow=lambda: self._end(SLOW_CONSUMER), on_lost=self._unreachable)
+            return AsgiOutlet(send, options, self, on_slow=lambda: self._end(SLOW_CONSUMER), on_lost=self._unreachable)
         self.frames.on_finished = self.ended
-        return FrameOutlet(self.frames, options)
+        return FrameOutlet(self.frames, options, self)
 
     def _adopt_ending(self) -> None:
         """A client may have left before this object was made; nobody would tell it any more."""
@@ -236,6 +238,11 @@ class Connection:
         if lost:
             self._not_taken += lost
         return lost
+
+    def gave_up(self, taken: Sequence[Taken], messages: int, reason: str) -> None:
+        """Its outlet gave up messages that it had taken; maybe long after the end (see ``Owner``)."""
+        if self.on_gave_up is not None:
+            self.on_gave_up(self, taken, messages, reason)
 
     def confirm(self, on_confirmed: Callable[[], None]) -> bool:
         """Have the client confirm that it got what was written so far: a ping behind it, whose pong calls ``on_confirmed``.

@@ -67,7 +67,7 @@ class FanOut(msgspec.Struct, eq=False, gc=False):
         """A fan-out that sets out now."""
         one = len(envelopes) == 1  # most are
         messages = [envelopes[0].message] if one else [envelope.message for envelope in envelopes]
-        fan_out = cls(room, envelopes, Batch(messages, totals), recipients, own, ahead, newcomers)
+        fan_out = cls(room, envelopes, Batch(messages, totals, envelopes), recipients, own, ahead, newcomers)
         expected = len(recipients) * len(envelopes)
         if own or ahead:
             apart = own.keys() | ahead.keys()
@@ -123,7 +123,7 @@ class FanOut(msgspec.Struct, eq=False, gc=False):
         if not start and own is None:
             return self.batch
         rest = without(self.batch.messages, start, own or ())
-        return Batch(rest, self.batch.totals) if rest else None
+        return Batch(rest, self.batch.totals, self.envelopes_for(member)) if rest else None
 
     def envelopes_for(self, member: Connection) -> Sequence[Envelope]:
         """The publications of ``share``."""

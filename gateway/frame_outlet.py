@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from middleware.asgi import Frames
 from middleware.close import SLOW_CONSUMER, Close
 
 from .backlog import Backlog
-from .ledger import REPLACED, UNSENT
+from .ledger import REPLACED, UNSENT, Taken
 from .message import Batch
-from .outlet import OutletOptions, wait_among, wake_all
+from .outlet import OutletOptions, Owner, named, wait_among, wake_all
 
 __all__ = ["FrameOutlet"]
 
@@ -22,10 +22,15 @@ _LARGEST_HIGH_WATER_BYTES = 512 * 1024
 class FrameOutlet:
     """Writes whole frames straight to the server's protocol object."""
 
-    __slots__ = ("_backlog", "_frames", "_latest", "_max_bytes", "_policy", "_position", "_unsent", "_waiters", "replaced_messages")
+    __slots__ = (
+        "_backlog", "_frames", "_latest", "_max_bytes", "_owner", "_policy", "_position", "_unsent", "_waiters",
+        "replaced_messages",
+    )  # fmt: skip
 
-    def __init__(self, frames: Frames, options: OutletOptions) -> None:
+    def __init__(self, frames: Frames, options: OutletOptions, owner: Owner) -> None:
         self._frames = frames
+        self._owner: Owner | None = owner
+        """Until the socket is lost: it would keep its own outlet alive."""
         self._max_bytes = options.max_bytes
         self._policy = options.policy
         self._latest: Batch | None = None
@@ -67,7 +72,7 @@ class FrameOutlet:
         self._position += size
         if batch.totals is not None:
             batch.totals.taken += len(batch)
-            self._backlog.add(self._position, batch.totals, len(batch))
+            self._backlog.take(self._position, batch)
             batch.totals.ledger.watch(self)
 
     def settle(self) -> bool:
@@ -113,17 +118,20 @@ class FrameOutlet:
     def _on_lost(self, unsent: int | None) -> None:
         """The socket is gone with so many bytes in its buffer; ``None``: nobody knows, so what was not seen to leave did not."""
         self._drop_latest(UNSENT)
+        taken, messages = [], 0
         if self._backlog:
             if unsent is not None:
                 self._backlog.settle(self._position - unsent)
-            self._backlog.forget(UNSENT)
+            taken, messages = self._backlog.forget(UNSENT)
+        self._tell(taken, messages, UNSENT)
+        self._owner = None
 
     def _overflow(self, batch: Batch) -> int:
         if self._policy == "latest":
             if self._latest is not None:
                 self.replaced_messages += 1
                 self._drop_latest(REPLACED)
-            self._latest = latest = Batch(batch.messages[-1:], batch.totals)
+            self._latest = latest = batch.newest()
             if latest.totals is not None:
                 latest.totals.taken += 1
                 latest.totals.buffered += 1
@@ -139,6 +147,11 @@ class FrameOutlet:
         if latest is not None and latest.totals is not None:
             latest.totals.buffered -= 1
             latest.totals.lose(1, reason)
+            self._tell(named(latest), 1, reason)
+
+    def _tell(self, taken: Sequence[Taken], messages: int, reason: str) -> None:
+        if self._owner is not None:
+            self._owner.gave_up(taken, messages, reason)
 
     def _put_latest(self) -> None:
         latest, self._latest = self._latest, None
@@ -150,6 +163,7 @@ class FrameOutlet:
             if self.write(latest) and latest.totals is not None:
                 latest.totals.taken += 1
                 latest.totals.lose(1, UNSENT)
+                self._tell(named(latest), 1, UNSENT)
 
     def _on_drained(self) -> None:
         self._unsent = self._frames.buffered_bytes()

@@ -301,7 +301,7 @@ class Hub:
         """Write a message for one connection behind what its rooms have for it; False when it was not taken."""
         self.registry.catch_up(connection)
         ledger = self.registry.ledger
-        if connection.write(Batch((envelope.message,), ledger.totals[OTHER])):
+        if connection.write(Batch((envelope.message,), ledger.totals[OTHER], (envelope,))):
             slow = connection.ending is None or connection.ending is SLOW_CONSUMER
             ledger.direct(1, slow=slow, closed=not slow)
             for dropped in self.observers.dropped:

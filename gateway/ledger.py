@@ -26,11 +26,11 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterable
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from middleware.close import SLOW_CONSUMER
 
-__all__ = ["DROPS", "LEFT", "OTHER", "REPLACED", "SLOW", "UNSENT", "Ledger", "NamespaceTotals"]
+__all__ = ["DROPS", "LEFT", "OTHER", "REPLACED", "SLOW", "UNSENT", "Ledger", "NamespaceTotals", "Taken"]
 
 OTHER = "other"
 
@@ -46,6 +46,14 @@ DROPS: Final = (SLOW, REPLACED, UNSENT, LEFT)
 
 SETTLE_SECONDS = 1.0
 """How often outboxes that had something in them are looked at again."""
+
+
+class Taken(NamedTuple):
+    """A publication that an outlet has taken, by its name; payloads are not kept for the sake of what may become of them."""
+
+    message: str
+    """Its id."""
+    room: str
 
 
 class Settling(Protocol):

@@ -19,6 +19,7 @@ from .errors import InvalidRoomName
 from .frame import server_frame
 
 if TYPE_CHECKING:
+    from .envelope import Envelope
     from .ledger import NamespaceTotals
 
 __all__ = ["MAX_ROOM_BYTES", "Batch", "Message", "check_room", "node_room", "self_room", "user_room"]
@@ -92,19 +93,27 @@ class Batch:
     """Messages that are written together; their joined frames are built once per encoder.
 
     ``totals`` is where they are accounted for: messages of a room are, what an app sends to a connection by itself is not.
+    ``envelopes`` are those that they came in, one each, where they are publications.
     """
 
-    __slots__ = ("_blob", "_encoder", "_others", "_size", "messages", "payload_bytes", "totals")
+    __slots__ = ("_blob", "_encoder", "_others", "_size", "envelopes", "messages", "payload_bytes", "totals")
 
-    def __init__(self, messages: Sequence[Message], totals: NamespaceTotals | None = None) -> None:
+    def __init__(
+        self, messages: Sequence[Message], totals: NamespaceTotals | None = None, envelopes: Sequence[Envelope] = ()
+    ) -> None:
         self.messages = messages
         self.totals = totals
+        self.envelopes = envelopes
         self.payload_bytes = len(messages[0].payload) if len(messages) == 1 else sum([len(one.payload) for one in messages])
         self._blob: bytes | None = None
         self._others: dict[Encoder | None, tuple[bytes, int]] | None = None
 
     def __len__(self) -> int:
         return len(self.messages)
+
+    def newest(self) -> Batch:
+        """The last of its messages alone."""
+        return Batch(self.messages[-1:], self.totals, self.envelopes[-1:])
 
     def encoded(self, encoder: Encoder | None) -> tuple[bytes, int]:
         """For connections that share ``encoder``: all frames, one behind the other, and the bytes of their bodies."""

@@ -16,6 +16,7 @@ from middleware.close import Close
 
 from .connection import Connection
 from .envelope import Envelope
+from .ledger import Taken
 
 if TYPE_CHECKING:  # only what it looks like: a fan-out knows no observer, nor the other way round
     from .fan_out import FanOut
@@ -38,7 +39,14 @@ class Observer:
     def dropped(self, connection: Connection, envelopes: Sequence[Envelope], reason: str) -> None:
         """Publications were not written to a connection: ``reason`` is ``slow-consumer``, ``left`` or ``closed``.
 
-        What an outlet took and gave up later (``replaced``, ``unsent``) is in the ledger only: outlets hold no envelopes.
+        What an outlet took and gave up later is told by ``gave_up``.
+        """
+
+    def gave_up(self, connection: Connection, taken: Sequence[Taken], messages: int, reason: str) -> None:
+        """A connection's outlet had taken ``messages`` and does not send them: ``reason`` is ``replaced`` or ``unsent``.
+
+        ``taken`` names the newest of them, oldest first; payloads are not kept. It may come after the end of the connection, and
+        comes at last with ``unsent``, of no message too, when the socket is gone and nothing is left to give up.
         """
 
     def sent(self, connection: Connection, envelope: Envelope) -> None:
@@ -63,13 +71,26 @@ class Observer:
 class Observers:
     """The hooks of all observers, each kind a tuple of what is to be called."""
 
-    __slots__ = ("confirmed", "dropped", "ended", "fanned_out", "joined", "left", "missed", "published", "reached", "sent")
+    __slots__ = (
+        "confirmed",
+        "dropped",
+        "ended",
+        "fanned_out",
+        "gave_up",
+        "joined",
+        "left",
+        "missed",
+        "published",
+        "reached",
+        "sent",
+    )
 
     def __init__(self) -> None:
         self.published: tuple[Callable[[Envelope], None], ...] = ()
         self.fanned_out: tuple[Callable[[FanOut], None], ...] = ()
         self.reached: tuple[Callable[[Sequence[Connection], FanOut], None], ...] = ()
         self.dropped: tuple[Callable[[Connection, Sequence[Envelope], str], None], ...] = ()
+        self.gave_up: tuple[Callable[[Connection, Sequence[Taken], int, str], None], ...] = ()
         self.sent: tuple[Callable[[Connection, Envelope], None], ...] = ()
         self.missed: tuple[Callable[[Envelope], None], ...] = ()
         self.confirmed: tuple[Callable[[Connection, Envelope, str, float], None], ...] = ()

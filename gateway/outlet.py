@@ -3,7 +3,7 @@
 Promises of both:
 
 1. ``write`` never waits and never raises: it returns how many of the batch's messages were not taken, 0 when all went well.
-   What is taken and then not sent after all is told to the batch's ``totals``, with the reason.
+   What is taken and then not sent after all is told to the batch's ``totals`` and to the ``Owner``, with the reason.
 2. What is taken leaves in order, also in relation to ``close``.
 3. What waits for one slow peer is bounded: ``max_bytes`` and one batch. Past the bound the policy acts on that peer alone:
    ``close`` ends it (``slow-consumer``), ``drop`` leaves out what comes, ``latest`` keeps of what comes only
@@ -13,15 +13,16 @@ Promises of both:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, get_args
 
 from middleware.close import Close
 
+from .ledger import Taken
 from .message import Batch
 
-__all__ = ["Outlet", "OutletOptions", "Policy", "wait_among", "wake_all"]
+__all__ = ["Outlet", "OutletOptions", "Owner", "Policy", "named", "wait_among", "wake_all"]
 
 Policy = Literal["close", "drop", "latest"]
 
@@ -43,6 +44,13 @@ class OutletOptions:
                 raise ValueError(f"{name} must be more than 0, not {getattr(self, name)!r}")
         if self.policy not in get_args(Policy):
             raise ValueError(f"policy must be one of {', '.join(get_args(Policy))}, not {self.policy!r}")
+
+
+class Owner(Protocol):
+    """Whose outlet it is (a ``Connection``)."""
+
+    def gave_up(self, taken: Sequence[Taken], messages: int, reason: str) -> None:
+        """``messages`` that were taken are not sent; ``taken`` names the newest. At the end also said of none (``unsent``)."""
 
 
 class Outlet(Protocol):
@@ -81,6 +89,11 @@ class Outlet(Protocol):
 
     async def drained(self) -> None:
         """Wait until less than the high-water mark is buffered, or the connection is over."""
+
+
+def named(batch: Batch) -> list[Taken]:
+    """The publications in a batch."""
+    return [Taken(envelope.id, envelope.room) for envelope in batch.envelopes]
 
 
 async def wait_among(waiters: list[asyncio.Future[None]]) -> None:

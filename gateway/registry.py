@@ -12,11 +12,11 @@ Everything here is synchronous and never raises half-way.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from .connection import Connection
-from .ledger import Ledger, NamespaceTotals
+from .ledger import Ledger, NamespaceTotals, Taken
 from .message import user_room
 from .observer import Observers
 from .room import Room, Turns
@@ -59,6 +59,7 @@ class ConnectionRegistry:
         self._turns = Turns()
         self._max_delay_seconds = max_delay_seconds
         self._on_left = on_left
+        self._on_gave_up = self._gave_up  # once, not per connection
 
     def __len__(self) -> int:
         return len(self.connections)
@@ -67,7 +68,12 @@ class ConnectionRegistry:
         """Register a connection. Raises ``ValueError`` when the id is taken by another one."""
         if self.connections.setdefault(connection.id, connection) is not connection:
             raise ValueError(f"connection id {connection.id!r} is taken")
-        connection.before_send = self.catch_up
+        connection.before_send, connection.on_gave_up = self.catch_up, self._on_gave_up
+
+    def _gave_up(self, connection: Connection, taken: Sequence[Taken], messages: int, reason: str) -> None:
+        if not (taken and taken[0].room.startswith(Ledger.SELF)):
+            for told in self.observers.gave_up:
+                told(connection, taken, messages, reason)
 
     def remove(self, connection: Connection) -> None:
         """Unregister a connection and take it out of all its rooms; does nothing the second time."""

@@ -8,7 +8,7 @@ from typing import Any
 from ..hub import Hub
 from ..message import user_room
 from .records import PER_ROOM, Publication, Records, Story
-from .verdicts import Verdict, judge, moment
+from .verdicts import Verdict, alone, judge, moment
 
 __all__ = ["Explainer"]
 
@@ -74,10 +74,9 @@ class Explainer:
     def _connection(self, story: Story, room: str | None, message: str | None) -> Json:
         live = self._hub.registry.get(story.id)
         buffered = live.outlet.buffered_bytes() if live is not None else None
-        replaced = live.outlet.replaced_messages if live is not None else story.replaced
         names = [room] if room is not None else sorted({*story.rooms, *(one.room for one in story.past)})
         deliveries = [
-            self._delivery(publication, name, judge(publication, name, story, buffered, replaced))
+            self._delivery(publication, name, judge(publication, name, story, buffered))
             for name in names
             for publication in self._publications(name, message)
         ]
@@ -96,12 +95,11 @@ class Explainer:
         return [one for one in self._records.publications(room) if message in (None, one.id)]
 
     def _lines(self, story: Story, names: list[str], deliveries: list[Json], message: str | None) -> Iterable[str]:
-        if message is not None:
-            for happening in story.happenings:
-                if happening.message == message and happening.what == "sent":
-                    yield f"Message {message} was for this connection alone and was written to it at {moment(happening.at)}."
-            if not deliveries:
-                yield self._never_seen(message, names)
+        direct = [one for one in story.happenings if message is not None and one.message == message and not one.room]
+        for happening in direct:
+            yield f"{moment(happening.at)} message {message} to this connection alone: {alone(happening.what)}"
+        if message is not None and not deliveries and not direct:
+            yield self._never_seen(message, names)
         for one in deliveries:
             yield f"{moment(one['published_at'])} message {one['message']} to {one['room']}: {one['words']}"
 

@@ -19,6 +19,7 @@ from middleware.close import Close
 from ..connection import Connection
 from ..envelope import Envelope, trace_id_of
 from ..fan_out import FanOut
+from ..ledger import UNSENT, Taken
 from ..observer import Observer
 
 __all__ = ["ENDED", "LIVE", "PER_CONNECTION", "PER_ROOM", "ROOMS", "Happening", "Membership", "Publication", "Records", "Story"]
@@ -61,7 +62,8 @@ class Membership(NamedTuple):
 
 
 class Happening(NamedTuple):
-    """Something other than a plain delivery: ``what`` is ``sent``, ``confirmed``, ``timeout``, or the reason of a drop."""
+    """Something other than a plain delivery: ``what`` is ``sent``, ``confirmed``, ``timeout``, or the reason of a drop or of
+    giving up what the outbox had taken."""
 
     at: float
     what: str
@@ -74,7 +76,7 @@ class Story:
     """What is known of one connection."""
 
     __slots__ = (
-        "buffered_bytes", "close", "ended_at", "forgotten_until", "happenings", "id", "initiator", "past", "replaced", "rooms",
+        "buffered_bytes", "close", "ended_at", "forgotten_until", "happenings", "id", "initiator", "past", "rooms",
         "since", "user",
     )  # fmt: skip
 
@@ -91,9 +93,7 @@ class Story:
         self.initiator = ""
         self.ended_at = 0.0
         self.buffered_bytes = 0
-        """What waited in its outbox when its end was decided."""
-        self.replaced = 0
-        """How many messages had given way to newer ones there by then."""
+        """What waited in its outbox when its end was decided and nothing has been heard of since; 0 when it held no message."""
 
     def memberships(self, room: str) -> list[Membership]:
         """Every remembered time in ``room``, oldest first."""
@@ -183,7 +183,7 @@ class Records(Observer):
         if story is None:
             return
         story.close, story.initiator, story.ended_at = close, connection.initiator, self._clock()
-        story.buffered_bytes, story.replaced = connection.outlet.buffered_bytes(), connection.outlet.replaced_messages
+        story.buffered_bytes = 0 if connection.outlet.settle() else connection.outlet.buffered_bytes()
         if len(self.ended_stories) >= ENDED:
             del self.ended_stories[next(iter(self.ended_stories))]
         self.ended_stories[connection.id] = story
@@ -197,6 +197,19 @@ class Records(Observer):
                 story.forgotten_until = now
             for envelope in envelopes[-PER_CONNECTION:]:
                 story.add(Happening(now, reason, envelope.id, envelope.room))
+
+    def gave_up(self, connection: Connection, taken: Sequence[Taken], messages: int, reason: str) -> None:
+        """What an outlet had taken and does not send; ``unsent`` is the last that is heard of it."""
+        story = self.story(connection.id)
+        if story is None:
+            return
+        now, names = self._clock(), taken[-PER_CONNECTION:]
+        if messages > len(names):
+            story.forgotten_until = now
+        for name in names:
+            story.add(Happening(now, reason, name.message, "" if name.room.startswith("~node/") else name.room))
+        if reason == UNSENT:
+            story.buffered_bytes = 0
 
     def confirmed(self, connection: Connection, envelope: Envelope, result: str, seconds: float) -> None:
         """A sampled delivery came to its end."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from ..ledger import LEFT, SLOW
+from ..ledger import LEFT, REPLACED, SLOW, UNSENT
 from .records import Publication, Story
 
-__all__ = ["Verdict", "judge", "moment"]
+__all__ = ["Verdict", "alone", "judge", "moment"]
 
 
 class Verdict(NamedTuple):
@@ -22,18 +22,19 @@ class Verdict(NamedTuple):
 _DROPPED = {
     SLOW: "It was dropped: the connection's outbox was full because the client reads too slowly (slow-consumer).",
     LEFT: "It was not written: the connection left the room before its turn in the fan-out.",
+    REPLACED: "It was taken into the connection's full outbox, where a newer message took its place (policy latest).",
+    UNSENT: "It was in the connection's outbox, or in the kernel's hands in part, when the connection was lost: it was not sent.",
     "closed": "It was not written: the end of the connection was already decided.",
 }
 
 
-def judge(publication: Publication, room: str, story: Story, buffered_bytes: int | None, replaced: int) -> Verdict:
+def judge(publication: Publication, room: str, story: Story, buffered_bytes: int | None) -> Verdict:
     """The verdict.
 
     Args:
         publication: of ``room``.
         story: of the connection.
         buffered_bytes: what waits in its outbox now; ``None`` when the connection is over.
-        replaced: how many messages gave way to newer ones in its outbox, so far.
     """
     if publication.exclude == story.id:
         return Verdict("own", False, "The connection published it itself; without ?echo=1 nobody hears their own messages.")
@@ -47,12 +48,6 @@ def judge(publication: Publication, room: str, story: Story, buffered_bytes: int
             return _happened(happening.what, happening.seconds)
     if publication.set_out_at <= story.forgotten_until:
         return Verdict("forgotten", None, "It was written or dropped; of so much that happened since, this is not remembered.")
-    if replaced:
-        return Verdict(
-            "maybe-replaced", None,
-            f"It was taken into the connection's outbox, in which {replaced} messages gave way to newer ones (policy latest); "
-            "whether it was among them is not known.",
-        )  # fmt: skip
     return _written(story, buffered_bytes)
 
 
@@ -85,7 +80,7 @@ def _written(story: Story, buffered_bytes: int | None) -> Verdict:
         return Verdict(
             "maybe-unsent", None,
             f"It was written to the connection's outbox, in which {story.buffered_bytes} bytes still waited when the connection "
-            f"ended ({story.close.reason if story.close else 'lost'}); whether it was among them is not known.",
+            f"ended ({story.close.reason if story.close else 'lost'}); the socket has still time to take them.",
         )  # fmt: skip
     if buffered_bytes:
         return Verdict(
@@ -96,6 +91,11 @@ def _written(story: Story, buffered_bytes: int | None) -> Verdict:
     return Verdict(
         "written", True, "It was written to the connection and the kernel took it. If the client shows nothing, look at the client."
     )
+
+
+def alone(what: str) -> str:
+    """What became of a message for one connection alone."""
+    return "It was written to the connection." if what == "sent" else _happened(what, None).words
 
 
 def moment(at: float) -> str:

@@ -15,7 +15,8 @@ from gateway.outlet import OutletOptions
 from gateway.registry import EVERYONE
 from gateway.telemetry.confirms import Confirms
 from middleware.close import FORBIDDEN
-from tests.gateway.connections import BufferingFrames, envelope, frame_connection
+from tests.gateway.connections import BufferingFrames, connection, envelope, frame_connection
+from tests.middleware.asgi_helpers import Server
 
 Member = tuple[Connection, BufferingFrames]
 
@@ -100,7 +101,7 @@ async def test_who_was_served_before_its_turn_was_served(on: Remembering) -> Non
 
 
 async def test_a_slow_consumer_and_a_full_outbox(on: Remembering) -> None:
-    """Dropped says so; what waits in the outbox is not called delivered."""
+    """Dropped says so; what waits in the outbox is not called delivered, and what was lost with it is not called written."""
     slow, frames = await on.enter("r", outlet=OutletOptions(max_bytes=10, policy="drop"), reads=False)
     waiting = await on.say("r", "0123456789")
     dropped = await on.say("r", "x")
@@ -108,19 +109,82 @@ async def test_a_slow_consumer_and_a_full_outbox(on: Remembering) -> None:
     assert on.verdict(slow, dropped) == ("slow-consumer", False)
     frames.finish(FORBIDDEN, "client")
     assert on.verdict(slow, waiting) == ("maybe-unsent", None)
-    assert on.verdict(slow, await on.say("r")) if "r" in on.hub.registry.rooms else True
+    frames.lose(unsent=3)
+    assert on.verdict(slow, waiting) == ("unsent", False)
+
+
+async def test_what_left_after_the_end_was_decided_was_written(on: Remembering) -> None:
+    """When the socket is gone and nothing was unsent, all of it had left."""
+    slow, frames = await on.enter("r", reads=False)
+    waiting = await on.say("r")
+    frames.finish(FORBIDDEN, "client")
+    assert on.verdict(slow, waiting) == ("maybe-unsent", None)
+    frames.lose(unsent=0)
+    assert on.verdict(slow, waiting) == ("written", True)
+
+
+async def test_of_a_lost_outbox_only_what_had_not_left_is_unsent(on: Remembering) -> None:
+    """Bytes tell which of the messages the kernel had."""
+    slow, frames = await on.enter("r", reads=False)
+    first, second = await on.say("r", "x" * 10), await on.say("r", "y" * 10)
+    frames.finish(FORBIDDEN, "client")
+    frames.lose(unsent=5)
+    assert on.verdict(slow, first) == ("written", True)
+    assert on.verdict(slow, second) == ("unsent", False)
+
+
+async def test_more_unsent_messages_than_are_remembered_are_not_called_written(on: Remembering) -> None:
+    """Names are kept of the newest alone; of those before nothing is known."""
+    slow, frames = await on.enter("r", reads=False)
+    messages = [await on.say("r") for _ in range(records.PER_ROOM)]
+    frames.finish(FORBIDDEN, "client")
+    frames.lose(unsent=None)
+    assert on.verdict(slow, messages[-1]) == ("unsent", False)
+    assert on.verdict(slow, messages[0]) == ("forgotten", None)
+
+
+async def test_a_direct_message_that_was_not_sent(on: Remembering) -> None:
+    """It was written to the outbox, and was in it when the connection was lost."""
+    slow, frames = await on.enter("r", reads=False)
+    assert await on.hub.send_to(slow.id, "direct")
+    [sent] = on.records.live[slow.id].happenings
+    frames.finish(FORBIDDEN, "client")
+    frames.lose(unsent=1)
+    answer = on.explainer.explain(connection=slow.id, message=sent.message)["answer"]
+    assert "written to the connection" in answer[1]
+    assert "not sent" in answer[2]
+
+
+async def test_under_another_server_too(on: Remembering) -> None:
+    """A queue of messages tells the same: replaced, unsent, written."""
+    server = Server(stay=True)
+    member = connection(server, id=on.hub.new_id(), outlet=OutletOptions(max_bytes=1, policy="latest"))
+    await on.hub.hold(("r",))
+    on.hub.enter(member, ("r",))
+    messages = [(await on.hub.publish("r", text)).id for text in ("first", "taken", "replaced", "newest")]
+    on.hub.registry.rooms["r"].flush()
+    more = await on.hub.publish("r", "x" * 10)
+    on.hub.registry.rooms["r"].flush()
+    last = await on.hub.publish("r", "last")
+    on.hub.registry.rooms["r"].flush()
+    assert on.verdict(member, more.id) == ("replaced", False)
+    member.lost()
+    assert on.verdict(member, last.id) == ("unsent", False)
+    assert on.verdict(member, messages[0]) == ("unsent", False)
 
 
 async def test_what_gave_way_to_newer_messages_is_not_called_written(on: Remembering) -> None:
-    """Policy ``latest``: which messages were replaced is not recorded, and the answer says so, also when it is over."""
+    """Policy ``latest``: the replaced message is told by name, the one in its place is not, also when it is over."""
     slow, frames = await on.enter("r", outlet=OutletOptions(max_bytes=1, policy="latest"), reads=False)
     frames.stick(slow)
     replaced = await on.say("r", "old")
-    await on.say("r", "new")
+    newest = await on.say("r", "new")
     frames.drain()
-    assert on.verdict(slow, replaced) == ("maybe-replaced", None)
-    frames.finish(FORBIDDEN, "client")
-    assert on.verdict(slow, replaced) == ("maybe-replaced", None)
+    for _ in range(2):
+        assert on.verdict(slow, replaced) == ("replaced", False)
+        assert on.verdict(slow, newest) == ("written", True) if slow.ending else ("buffered", None)
+        frames.finish(FORBIDDEN, "client")
+        frames.lose(unsent=0)
 
 
 async def test_more_drops_than_are_remembered_are_not_called_written(on: Remembering) -> None:
@@ -183,7 +247,7 @@ async def test_a_message_for_one_connection_and_one_that_never_came(on: Remember
     await on.hub.send_to(member.id, "direct")
     [sent] = [one for one in on.records.live[member.id].happenings if one.what == "sent"]
     answer = " ".join(on.explainer.explain(connection=member.id, message=sent.message)["answer"])
-    assert "for this connection alone and was written" in answer
+    assert "to this connection alone: It was written" in answer
     answer = " ".join(on.explainer.explain(connection=member.id, room="r", message="n-999")["answer"])
     assert "has delivered no message n-999 to room r" in answer
 
@@ -223,6 +287,6 @@ async def test_memory_is_bounded(on: Remembering, monkeypatch: pytest.MonkeyPatc
         await on.hub.join(member, "r9")
     story = on.records.live[member.id]
     assert (len(on.records.rooms["r9"]), len(story.happenings), len(story.past)) == (records.PER_ROOM, 24, 24)
-    for connection in tuple(on.hub.registry.connections.values()):
-        connection.close(FORBIDDEN)
+    for one in tuple(on.hub.registry.connections.values()):
+        one.close(FORBIDDEN)
     assert (len(on.records.live), len(on.records.ended_stories)) == (0, 2)
