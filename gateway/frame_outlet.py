@@ -118,7 +118,8 @@ class FrameOutlet:
     def _on_lost(self, unsent: int | None) -> None:
         """The socket is gone with so many bytes in its buffer; ``None``: nobody knows, so what was not seen to leave did not."""
         self._drop_latest(UNSENT)
-        taken, messages = [], 0
+        taken: list[Taken] = []
+        messages = 0
         if self._backlog:
             if unsent is not None:
                 self._backlog.settle(self._position - unsent)
