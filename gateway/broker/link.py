@@ -2,12 +2,13 @@
 
 1. A link is used from one event loop and never comes back: when it breaks it says so once (``Events.lost``), and the next one
    is made with ``connect``.
-2. A link keeps order: what is given to ``publish`` first reaches the engine first, although calls overlap.
+2. A link keeps order: what is given to ``publish`` first reaches the engine first, although several are under way.
 3. ``subscribe`` returns when the engine has confirmed; from then on every message to these rooms is given to ``received``.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
@@ -47,16 +48,15 @@ class Link(Protocol):
     def probe_rooms(self, stem: str) -> Sequence[str]:
         """Rooms beginning with ``stem``, one for every path that messages can take through the engine."""
 
-    async def publish(self, batch: Sequence[tuple[str, bytes]]) -> Mapping[int, str]:
-        """Hand over ``(room, bytes)`` in order; returns when the engine has them.
-
-        The first step writes everything, before anything is waited for: so calls keep their order.
+    def publish(self, batch: Sequence[tuple[str, bytes]]) -> asyncio.Future[Mapping[int, str]]:
+        """Write ``(room, bytes)`` in order, now; the future is done when the engine has them.
 
         Returns:
-            Which of them the engine refused, by index, and why.
+            Which of them the engine refused, by index, and why. The future fails with ``EngineError`` or ``OSError`` when it is not
+            known what has become of them; it may be cancelled at any time.
 
         Raises:
-            EngineError, OSError: it is not known what has become of them.
+            EngineError, OSError: as the future, when that is known already.
         """
 
     async def subscribe(self, rooms: Sequence[str]) -> None:

@@ -3,7 +3,8 @@
 1. A room is one subject token, whatever its name has in it (``subject_token``): never a wildcard, never two levels.
 2. A subscription has no queue and no task: messages go on from nats-py's reader as they come. So there is no limit of pending
    messages at which nats-py would drop any; who is too slow is told by the server, and that ends the link.
-3. nats-py never reconnects by itself: links are made by ``EngineBroker`` alone.
+3. What is said is written at once, with a ``PING`` behind it in the same write: its ``PONG`` says that the server has taken it all.
+4. nats-py never reconnects by itself: links are made by ``EngineBroker`` alone.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ import asyncio
 import contextlib
 import re
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
-from nats.aio.client import Client
+from nats.aio.client import PING_PROTO, Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import AuthorizationError, Error, SlowConsumerError
@@ -26,9 +27,6 @@ from .address import Address
 from .link import EngineError, Events
 
 __all__ = ["NatsEngine", "subject_token"]
-
-FLUSH_SECONDS = 3600
-"""nats-py's own time-out, which must not come first: what is overdue is the broker's business."""
 
 CLOSE_SECONDS = 0.2
 
@@ -78,7 +76,7 @@ class NatsLink:
         self.last_error: Exception | None = None
         self._address = address
         self._events = events
-        self._client = Client()
+        self._client = _Client()
         self._rooms: dict[str, Subscription] = {}
         self._sink = _Sink(events)
 
@@ -106,23 +104,16 @@ class NatsLink:
     def probe_rooms(self, stem: str) -> Sequence[str]:
         return [stem]
 
-    async def publish(self, batch: Sequence[tuple[str, bytes]]) -> Mapping[int, str]:
-        publish = self._client.publish
-        try:
-            for room, data in batch:
-                await publish(self._subject(room), data)  # never waits: nothing is bounded here, pending_size is 0
-            await self._client.flush(FLUSH_SECONDS)
-        except Error as error:
-            raise self._as_engine_error(error) from None
-        return {}
+    def publish(self, batch: Sequence[tuple[str, bytes]]) -> asyncio.Future[Mapping[int, str]]:
+        return self._client.say([b"PUB %b %d\r\n%b\r\n" % (self._subject(room).encode(), len(data), data) for room, data in batch])
 
     async def subscribe(self, rooms: Sequence[str]) -> None:
         try:
             for room in rooms:
                 self._rooms[room] = await self._client.subscribe(self._subject(room), future=self._sink)
-            await self._client.flush(FLUSH_SECONDS)
         except Error as error:
             raise self._as_engine_error(error) from None
+        await self._client.say()
 
     async def unsubscribe(self, rooms: Sequence[str]) -> None:
         try:
@@ -130,9 +121,9 @@ class NatsLink:
                 subscription = self._rooms.pop(room, None)
                 if subscription is not None:
                     await subscription.unsubscribe()
-            await self._client.flush(FLUSH_SECONDS)
         except Error as error:
             raise self._as_engine_error(error) from None
+        await self._client.say()
 
     def verify(self) -> None:
         """Nothing to ask: a server of NATS is never out of office and still open."""
@@ -179,6 +170,32 @@ class NatsLink:
 
     def _as_engine_error(self, error: Error) -> EngineError:
         return EngineError(self._address.clean(error))
+
+
+class _Client(Client):
+    """nats-py's own ``flush`` writes its ``PING`` ahead of what that is to confirm, in two writes, a turn of the loop apart."""
+
+    def say(self, commands: Iterable[bytes] = ()) -> asyncio.Future[Mapping[int, str]]:
+        """Write what nats-py has ready, then ``commands``; the future is done when the server has taken it.
+
+        Raises:
+            EngineError: the connection is closed.
+        """
+        if not self.is_connected or self._transport is None:
+            raise EngineError("the connection was lost")
+        taken = _Pong()
+        self._pongs.append(taken)
+        self._transport.write(b"".join((*self._pending, *commands, PING_PROTO)))
+        self._pending, self._pending_data_size = [], 0
+        return taken
+
+
+class _Pong(asyncio.Future[Mapping[int, str]]):
+    """What nats-py takes for the future of a ``PING``. NATS refuses nothing in its place."""
+
+    def set_result(self, _: object, /) -> None:
+        if not self.done():  # cancelled: nobody waits any more, and the ``PONG`` comes all the same
+            super().set_result({})
 
 
 class _Sink(asyncio.Future[Msg]):

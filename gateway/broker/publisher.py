@@ -47,7 +47,7 @@ class Publisher:
         self._lose = lose
         self._published = published
         self._link: Link | None = None
-        self._under_way: set[asyncio.Task[None]] = set()
+        self._under_way: dict[asyncio.Future[Mapping[int, str]], list[Item]] = {}
         self._flush_is_due = False
 
     def attach(self, link: Link) -> None:
@@ -58,8 +58,8 @@ class Publisher:
         """Write no more; what is not confirmed is lost."""
         self._link = None
         under_way = list(self._under_way)
-        for task in under_way:
-            task.cancel()
+        for answer in under_way:
+            answer.cancel()
         if under_way:
             await asyncio.wait(under_way)
         self._settle(self.queue.clear(), None)
@@ -83,25 +83,32 @@ class Publisher:
         link, options = self._link, self._options
         while link is not None and self.queue and len(self._under_way) < options.batches:
             batch = self.queue.take(options.batch_messages, options.batch_bytes)
-            task = asyncio.get_running_loop().create_task(self._publish(link, batch), name="broker publish")
-            self._under_way.add(task)
-            task.add_done_callback(self._ended)
+            try:
+                answer = link.publish([(item.room, item.data) for item in batch])
+            except (EngineError, OSError) as error:
+                self._give_up(batch, error)
+                return
+            self._under_way[answer] = batch
+            answer.add_done_callback(self._answered)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._under_way.discard(task)
+    def _answered(self, answer: asyncio.Future[Mapping[int, str]]) -> None:
+        batch = self._under_way.pop(answer)
+        error = None if answer.cancelled() else answer.exception()
+        if answer.cancelled() or error is not None:
+            self._give_up(batch, error)
+            return
+        self._published(self._clock() - batch[0].taken_at)
+        self.queue.done(batch)
+        self._settle(batch, answer.result())
         if self.queue:
             self._flush()
 
-    async def _publish(self, link: Link, batch: list[Item]) -> None:
-        refusals: Mapping[int, str] | None = None
-        try:
-            refusals = await link.publish([(item.room, item.data) for item in batch])
-            self._published(self._clock() - batch[0].taken_at)
-        except (EngineError, OSError) as error:
-            self._lose(str(error))
-        finally:
-            self.queue.done(batch)
-            self._settle(batch, refusals)
+    def _give_up(self, batch: list[Item], error: BaseException | None) -> None:
+        """It is not known what has become of these."""
+        self.queue.done(batch)
+        self._settle(batch, None)
+        if error is not None:
+            self._lose(str(error) or type(error).__name__)
 
     def _settle(self, batch: list[Item], refusals: Mapping[int, str] | None) -> None:
         """Tell those who wait, and count what was refused; without ``refusals``, all is lost."""

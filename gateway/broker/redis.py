@@ -95,16 +95,15 @@ class RedisLink:
             number += 1
         return list(rooms.values())
 
-    async def publish(self, batch: Sequence[tuple[str, bytes]]) -> Mapping[int, str]:
+    def publish(self, batch: Sequence[tuple[str, bytes]]) -> asyncio.Future[Mapping[int, str]]:
+        if not self._sharded:
+            return self._servers[0].publish([(self._channel(room), data) for room, data in batch])
         parts: defaultdict[RedisServer, list[int]] = defaultdict(list)
         messages = [(self._channel(room), data) for room, data in batch]
         for index, (channel, _) in enumerate(messages):
             parts[self._owner(channel)].append(index)
         answers = [server.publish([messages[index] for index in indexes]) for server, indexes in parts.items()]
-        refused: dict[int, str] = {}
-        for indexes, answer in zip(parts.values(), answers, strict=True):
-            refused.update({indexes[place]: self._address.clean(reason) for place, reason in (await answer).items()})
-        return refused
+        return answers[0] if len(answers) == 1 else asyncio.ensure_future(_together(list(parts.values()), answers))
 
     async def subscribe(self, rooms: Sequence[str]) -> None:
         await self._tell(rooms, RedisServer.subscribe)
@@ -133,6 +132,14 @@ class RedisLink:
 
     def _owner(self, channel: bytes) -> RedisServer:
         return self._owners[key_slot(channel)] if self._sharded else self._servers[0]
+
+
+async def _together(parts: Sequence[Sequence[int]], answers: Sequence[asyncio.Future[Mapping[int, str]]]) -> Mapping[int, str]:
+    """The answers of several servers to ``parts`` of a batch as one."""
+    refused: dict[int, str] = {}
+    for indexes, answer in zip(parts, answers, strict=True):
+        refused.update({indexes[place]: reason for place, reason in (await answer).items()})
+    return refused
 
 
 def _route_of(slots: list[Any], asked_host: str) -> Route:

@@ -1,15 +1,15 @@
 """``RedisServer``: the two connections to one Redis server. Only this file and ``redis`` know redis-py.
 
-One connection publishes, the other is subscribed; each has one reader, which owns it. What is said in one turn of the loop is one
-write. redis-py connects, authenticates, encrypts and parses; its ``PubSub`` is not used: with it a message costs 20 µs, with the
-connection beneath it 2.
+One connection publishes, the other is subscribed; each has one reader, which owns it. What is said is written at once; what may be
+unanswered is bounded by whoever says it (``Publisher``, ``Listener``). redis-py connects, authenticates, encrypts and parses; its
+``PubSub`` is not used: with it a message costs 20 µs, with the connection beneath it 2.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import hiredis
@@ -20,7 +20,6 @@ from redis.exceptions import (
     AuthorizationError,
     ClusterDownError,
     NoPermissionError,
-    RedisError,
     ResponseError,
     TryAgainError,
 )
@@ -36,7 +35,7 @@ CHANNELS_PER_COMMAND = 1_000
 
 _pack: Callable[[tuple[bytes, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment]  # says a tuple of one, takes any
 
-Refusals = dict[int, str]
+Refusals = Mapping[int, str]
 """Which of several were refused, by index, and why."""
 
 
@@ -107,7 +106,7 @@ class RedisServer:
             raise EngineError(f"the cluster has changed: {type(reply).__name__}")
         if isinstance(reply, list) and reply[0] != b"master":
             raise EngineError("the server is a replica; what is published there reaches nobody else")
-        _open(self._publisher).answered(str(reply) if isinstance(reply, ResponseError) else None)
+        _open(self._publisher).answered(self._address.clean(reply) if isinstance(reply, ResponseError) else None)
 
     def _heard(self, reply: Any) -> None:
         """What comes to a subscriber: a message, a confirmation, or an error."""
@@ -129,7 +128,7 @@ class _Expected:
 
     def __init__(self, count: int) -> None:
         self.count = self.left = count
-        self.refusals: Refusals = {}
+        self.refusals: dict[int, str] = {}
         self.future: asyncio.Future[Refusals] = asyncio.get_running_loop().create_future()
 
 
@@ -141,17 +140,14 @@ class _Conversation:
         self._on_reply = on_reply
         self._on_lost = on_lost
         self._expected: deque[_Expected] = deque()
-        self._unsent: list[bytes] = []
-        self._writer: asyncio.Task[None] | None = None
+        self._writer = _writer_of(connection)
         self._reader = asyncio.get_running_loop().create_task(self._read(), name="redis reader")
 
     def say(self, commands: Iterable[bytes], replies: int) -> asyncio.Future[Refusals]:
         """Write, in the order of calling; the future is done when all replies are there."""
         expected = _Expected(replies)
         self._expected.append(expected)
-        self._unsent.extend(commands)
-        if self._writer is None:
-            self._writer = asyncio.get_running_loop().create_task(self._write(), name="redis writer")
+        self._writer.write(b"".join(commands))
         return expected.future
 
     def answered(self, refusal: str | None) -> bool:
@@ -170,14 +166,10 @@ class _Conversation:
 
     async def close(self) -> None:
         """Close the connection without ever waiting, whoever may cancel; what is still expected will not come."""
-        for task in (self._reader, self._writer):
-            if task is not None:
-                task.cancel()
+        self._reader.cancel()
         for expected in self._expected:
             expected.future.cancel()
-        writer = getattr(self._connection, "_writer", None)
-        if writer is not None:  # else what a frozen server has not taken would stay in memory until TCP gives up
-            writer.transport.abort()
+        self._writer.transport.abort()  # else what a frozen server has not taken would stay in memory until TCP gives up
         await self._connection.disconnect(nowait=True)
 
     async def _read(self) -> None:
@@ -191,16 +183,6 @@ class _Conversation:
                 self._on_reply(reply)
         except Exception as error:  # noqa: BLE001 - whatever it is, nothing more would be read
             self._fail(error)
-
-    async def _write(self) -> None:
-        try:
-            while self._unsent:
-                unsent, self._unsent = self._unsent, []
-                await self._connection.send_packed_command([b"".join(unsent)], check_health=False)
-        except (RedisError, OSError) as error:
-            self._fail(error)
-        finally:
-            self._writer = None
 
     def _fail(self, error: Exception) -> None:
         self._on_lost(error)
@@ -254,6 +236,13 @@ def _connection(address: Address, host: str, port: int) -> Connection:
         **options, ssl_ca_certs=address.ca_file, ssl_certfile=address.cert_file, ssl_keyfile=address.key_file,
         ssl_cert_reqs="required", ssl_check_hostname=True,
     )  # fmt: skip
+
+
+def _writer_of(connection: Connection) -> asyncio.StreamWriter:
+    """redis-py's own way of sending is a coroutine, and so a task and a turn of the loop for every write."""
+    writer: asyncio.StreamWriter | None = connection._writer
+    assert writer is not None, "connected"
+    return writer
 
 
 def _open(conversation: _Conversation | None) -> _Conversation:

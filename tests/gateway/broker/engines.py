@@ -55,8 +55,11 @@ class FakeLink:
     def probe_rooms(self, stem: str) -> Sequence[str]:
         return [f"{stem}/a", f"{stem}/b"]
 
-    async def publish(self, batch: Sequence[tuple[str, bytes]]) -> Mapping[int, str]:
+    def publish(self, batch: Sequence[tuple[str, bytes]]) -> asyncio.Future[Mapping[int, str]]:
         self.batches.append([room for room, _ in batch])
+        return asyncio.ensure_future(self._carry(batch))
+
+    async def _carry(self, batch: Sequence[tuple[str, bytes]]) -> Mapping[int, str]:
         await self._engine.frozen.wait()
         for room, data in batch:
             if room in self.rooms and not self._engine.deaf:
