@@ -286,7 +286,7 @@ def _traces(server: WebSocketServer, provider: Any, collector: GatewayCollector,
 
 
 def _explainer(server: WebSocketServer) -> Explainer:
-    records = Records()
+    records = Records(has_members=server.registry.rooms.__contains__)
     server.hub.observers.add(records)
     return Explainer(server.hub, records)
 

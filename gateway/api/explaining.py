@@ -9,7 +9,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from ..explain import Explainer
-from ..message import check_room
+from ..message import check_room, user_room
+from .elsewhere import Elsewhere, Node
 from .problems import Problem
 from .requests import check_user, is_connection_id
 from .responses import json_response
@@ -22,8 +23,9 @@ _MESSAGE_ID = re.compile(r"[\x21-\x7e]{1,255}")
 class Explaining:
     """See the module."""
 
-    def __init__(self, explainer: Explainer | None) -> None:
+    def __init__(self, explainer: Explainer | None, elsewhere: Elsewhere) -> None:
         self._explainer = explainer
+        self._elsewhere = elsewhere
 
     async def explain(self, request: Request) -> Response:
         """``?connection=``, ``?user=`` or ``?room=``, and ``&message=`` for one alone; as JSON, or as text for people."""
@@ -32,10 +34,20 @@ class Explaining:
         query = request.query_params
         asked = {name: query[name] for name in ("connection", "user", "room", "message") if query.get(name)}
         _check(asked, query)
-        found = self._explainer.explain(**asked)
+        found = await self._explainer.explain_in_turns(**asked)
+        lines, nodes = await self._others(asked, has_found=bool(found["connections"]))
+        found["answer"] += lines
+        found["elsewhere"] = [node._asdict() for node in nodes]
         if "text/plain" in request.headers.get("accept", ""):
             return PlainTextResponse("\n".join(found["answer"]) + "\n")
         return json_response(found)
+
+    async def _others(self, asked: dict[str, str], *, has_found: bool) -> tuple[list[str], list[Node]]:
+        """Which other nodes to ask, too."""
+        if "connection" in asked:
+            line, nodes = self._elsewhere.of_connection(asked["connection"])
+            return ([], []) if has_found else ([line], nodes)
+        return await self._elsewhere.of_room(user_room(asked["user"]) if "user" in asked else asked["room"])
 
 
 def _check(asked: dict[str, str], query: QueryParams) -> None:

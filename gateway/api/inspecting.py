@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ..server import WebSocketServer
+from .elsewhere import Elsewhere
 from .openapi import openapi_document
 from .problems import Problem
 from .requests import check_user, close_of, is_connection_id, name_of
@@ -27,6 +28,7 @@ class Inspecting:
         self._broker_timeout_seconds = broker_timeout_seconds
         self._version = version
         self._description = msgspec.json.encode(openapi_document(version, has_statistics=has_statistics))
+        self._elsewhere = Elsewhere(server.cluster)
         self._started_at = time.monotonic()
 
     async def openapi(self, request: Request) -> Response:
@@ -56,19 +58,20 @@ class Inspecting:
         )
 
     async def connection(self, request: Request) -> Response:
-        connection = self._server.registry.get(name_of(request.path_params["id"]))
+        connection_id = name_of(request.path_params["id"])
+        connection = self._server.registry.get(connection_id)
         if connection is None:
-            raise _no_connection()
+            raise self._no_connection(connection_id)
         return json_response(connection.statistics()._asdict())
 
     async def close_connection(self, request: Request) -> Response:
         connection_id, close = name_of(request.path_params["id"]), close_of(request.query_params.get("reason"))
         local = self._server.registry.get(connection_id) is not None
         if not local and not is_connection_id(connection_id):  # it would become an address in the broker
-            raise _no_connection()
+            raise self._no_connection(connection_id)
         async with in_time(self._broker_timeout_seconds):
             if not await self._server.close_connection(connection_id, close):
-                raise _no_connection()
+                raise self._no_connection(connection_id)
         return json_response({"id": connection_id, "reason": close.reason, "local": local}, status=200 if local else 202)
 
     async def close_user(self, request: Request) -> Response:
@@ -77,6 +80,7 @@ class Inspecting:
             count = await self._server.close_user(user, close)
         return json_response({"user": user, "reason": close.reason, "closed_local": count})
 
-
-def _no_connection() -> Problem:
-    return Problem(404, "There is no such connection on this node. The part of an id before the last dash names its node.")
+    def _no_connection(self, connection_id: str) -> Problem:
+        """Says which node would know."""
+        said = "What is asked for can be no id." if not is_connection_id(connection_id) else None
+        return Problem(404, f"There is no such connection on this node. {said or self._elsewhere.of_connection(connection_id)[0]}")

@@ -182,6 +182,14 @@ SCHEMAS: Json = {
             "answer": {**_array(_TEXT), "description": "In plain words, a sentence or two each."},
             "connections": {**_array({"type": "object"}), "description": "What is known of each, with a verdict for each message."},
             "rooms": {**_array({"type": "object"}), "description": "The last messages of the room."},
+            "left_out": {
+                **_object({"connections": _COUNT, "deliveries": _COUNT}),
+                "description": "Older connections of the user, and older messages, that there are besides.",
+            },
+            "elsewhere": {
+                **_array(_object({"node": _TEXT, "is_heard": _FLAG, "connections": _array(_TEXT)})),
+                "description": "Other nodes to ask, whether this one hears of them, and about which connections.",
+            },
         }
     ),
     "Problem": {

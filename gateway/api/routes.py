@@ -28,6 +28,7 @@ from ..console import Feed
 from ..explain import Explainer
 from ..server import WebSocketServer
 from .clustering import Clustering
+from .elsewhere import Elsewhere
 from .explaining import Explaining
 from .idempotency import IdempotencyTable
 from .inspecting import Inspecting
@@ -102,7 +103,7 @@ def api_routes(
         "/api/rooms/{room}/stream": {"GET": Listening(server).room_stream},
         "/api/users/{user}/messages": {"POST": publishing.publish_to_user},
         "/api/users/{user}/connections": {"DELETE": inspecting.close_user},
-        "/api/explain": {"GET": Explaining(explainer).explain},
+        "/api/explain": {"GET": Explaining(explainer, Elsewhere(server.cluster)).explain},
         "/api/connections/{id}": {"GET": inspecting.connection, "DELETE": inspecting.close_connection},
     }
     if feed is not None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+import heapq
+from collections.abc import Generator, Iterable, Set
 from typing import Any
 
 from ..hub import Hub
 from ..message import user_room
-from .records import PER_ROOM, Publication, Records, Story
+from .records import PER_ROOM, SET_OUT_AT, Publication, Records, Story
 from .verdicts import Verdict, alone, judge, moment
 
 __all__ = ["Explainer"]
@@ -15,6 +17,11 @@ __all__ = ["Explainer"]
 Json = dict[str, Any]
 
 MOST_CONNECTIONS = 20
+"""Connections of a user, the newest."""
+MOST_DELIVERIES = 640
+"""In one answer, the newest of each connection; what is asked about one room is never too much."""
+MOST_ROOMS = 100
+"""Rooms that a connection is said to be in."""
 
 
 class Explainer:
@@ -32,16 +39,45 @@ class Explainer:
     def explain(
         self, *, connection: str | None = None, user: str | None = None, room: str | None = None, message: str | None = None
     ) -> Json:
-        """``answer`` in plain words and, for machines, ``connections`` and ``rooms``; at least one name is needed."""
-        stories, missing = self._stories(connection, user)
-        told = [self._connection(story, room, message) for story in stories]
+        """``answer`` in plain words and, for machines, ``connections``, ``rooms`` and what was ``left_out``.
+
+        At least one of connection, user and room is needed. Of much the newest is told: ``MOST_…``.
+        """
+        parts = self._parts(connection, user, room, message)
+        while True:
+            try:
+                next(parts)
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]  # what the generator returns
+
+    async def explain_in_turns(self, **asked: str) -> Json:
+        """As ``explain``; between one connection and the next the event loop does other work."""
+        parts = self._parts(asked.get("connection"), asked.get("user"), asked.get("room"), asked.get("message"))
+        while True:
+            try:
+                next(parts)
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]  # what the generator returns
+            await asyncio.sleep(0)
+
+    def _parts(
+        self, connection: str | None, user: str | None, room: str | None, message: str | None
+    ) -> Generator[None, None, Json]:
+        stories, answer = self._stories(connection, user)
+        left_out = {"connections": max(0, len(stories) - MOST_CONNECTIONS), "deliveries": 0}
+        told, stories = [], stories[-MOST_CONNECTIONS:]
+        for story in stories:
+            yield
+            one = self._connection(story, room, message, max(PER_ROOM, MOST_DELIVERIES // len(stories)))
+            answer += one.pop("lines")
+            left_out["deliveries"] += one["left_out"]
+            told.append(one)
+        if left_out["connections"]:
+            answer.insert(0, f"{left_out['connections']} older connections of the user are left out.")
         rooms = [self._room(room, message)] if room is not None else []
-        answer = [
-            *missing,
-            *(line for one in told for line in one.pop("lines")),
-            *(line for one in rooms for line in one.pop("lines")),
-        ]
-        return {"node": self._hub.node, "answer": answer, "connections": told, "rooms": rooms}
+        for found in rooms:
+            answer += found.pop("lines")
+        return {"node": self._hub.node, "answer": answer, "connections": told, "rooms": rooms, "left_out": left_out}
 
     # -- who is asked about
 
@@ -53,9 +89,8 @@ class Explainer:
             return [], []
         found = [story for story in self._all() if story.user == user]
         if not found:
-            return [], ["This node remembers no connection of that user. It may be on another node: GET /api/nodes lists them."]
-        more = len(found) - MOST_CONNECTIONS
-        return found[-MOST_CONNECTIONS:], [f"{more} older connections of the user are left out."] if more > 0 else []
+            return [], ["This node remembers no connection of that user."]
+        return found, []
 
     def _all(self) -> Iterable[Story]:
         yield from self._records.ended_stories.values()
@@ -64,29 +99,38 @@ class Explainer:
     def _unknown(self, connection: str) -> str:
         node = connection.rpartition("-")[0]
         if node and node != self._hub.node:
-            return f"The connection is not of this node but of node {node}: ask that one."
+            return f"The connection is not of this node but of node {node}."
         if self._hub.registry.get(connection) is not None:
             return "The connection is open, but nothing of it is remembered: it is in no room, or older than what is kept."
         return "This node does not know the connection: it never was here, or ended too long ago to be remembered."
 
     # -- what is told
 
-    def _connection(self, story: Story, room: str | None, message: str | None) -> Json:
+    def _connection(self, story: Story, room: str | None, message: str | None, most: int) -> Json:
         live = self._hub.registry.get(story.id)
         buffered = live.outlet.buffered_bytes() if live is not None else None
-        names = [room] if room is not None else sorted({*story.rooms, *(one.room for one in story.past)})
-        deliveries = [
-            self._delivery(publication, name, judge(publication, name, story, buffered))
-            for name in names
-            for publication in self._publications(name, message)
-        ]
+        names = {room} if room is not None else {*story.rooms, *(one.room for one in story.past)}
+        newest, more = self._newest(names, message, most)
+        deliveries = [self._delivery(publication, name, judge(publication, name, story, buffered)) for name, publication in newest]
         return {
-            "id": story.id, "user": story.user, "since": story.since, "rooms": sorted(story.rooms),
-            "ended": _ended(story), "buffered_bytes": buffered,
-            "deliveries": deliveries,
+            "id": story.id, "user": story.user, "since": story.since, "rooms": _some(story.rooms),
+            "rooms_total": len(story.rooms), "ended": _ended(story), "buffered_bytes": buffered,
+            "deliveries": deliveries, "left_out": more,
             "happenings": [one._asdict() for one in story.happenings],
-            "lines": [_introduction(story, buffered), *self._lines(story, names, deliveries, message)],
+            "lines": [_introduction(story, buffered), *self._lines(story, names, deliveries, message, more)],
         }  # fmt: skip
+
+    def _newest(self, names: Set[str], message: str | None, most: int) -> tuple[list[tuple[str, Publication]], int]:
+        """The newest publications to rooms, by room and in order, and how many there are besides."""
+        rings = self._records.rooms
+        found = [
+            (one[SET_OUT_AT], name, place)
+            for name in names & rings.keys()
+            for place, one in enumerate(rings[name])
+            if message in (None, one[0])
+        ]
+        newest = sorted(heapq.nlargest(most, found), key=lambda one: (one[1], one[2]))
+        return [(name, Publication._make(rings[name][place])) for _, name, place in newest], len(found) - len(newest)
 
     def _delivery(self, publication: Publication, room: str, verdict: Verdict) -> Json:
         return {"room": room, **_about(publication), "verdict": verdict.word, "got": verdict.got, "words": verdict.words}
@@ -94,17 +138,19 @@ class Explainer:
     def _publications(self, room: str, message: str | None) -> list[Publication]:
         return [one for one in self._records.publications(room) if message in (None, one.id)]
 
-    def _lines(self, story: Story, names: list[str], deliveries: list[Json], message: str | None) -> Iterable[str]:
+    def _lines(self, story: Story, names: Set[str], deliveries: list[Json], message: str | None, more: int) -> Iterable[str]:
         direct = [one for one in story.happenings if message is not None and one.message == message and not one.room]
         for happening in direct:
             yield f"{moment(happening.at)} message {message} to this connection alone: {alone(happening.what)}"
         if message is not None and not deliveries and not direct:
             yield self._never_seen(message, names)
+        if more:
+            yield f"{more} older messages to its rooms are left out; naming a room leaves out those to others alone."
         for one in deliveries:
             yield f"{moment(one['published_at'])} message {one['message']} to {one['room']}: {one['words']}"
 
-    def _never_seen(self, message: str, names: list[str]) -> str:
-        where = f"room {names[0]}" if len(names) == 1 else "its rooms"
+    def _never_seen(self, message: str, names: Set[str]) -> str:
+        where = f"room {next(iter(names))}" if len(names) == 1 else "its rooms"
         return (
             f"This node has delivered no message {message} to {where}, of which it remembers the last {PER_ROOM} each: it went to "
             "another room, was longer ago, or did not arrive here; the counters of the broker tell of refusals and gaps."
@@ -120,7 +166,7 @@ class Explainer:
         ]
         lines += [_words(one) for one in publications]
         if not publications:
-            lines.append("No message to it is remembered." if message is None else self._never_seen(message, [name]))
+            lines.append("No message to it is remembered." if message is None else self._never_seen(message, {name}))
         return {"name": name, "members": members, "publications": [_about(one) for one in publications], "lines": lines}
 
 
@@ -149,6 +195,13 @@ def _introduction(story: Story, buffered: int | None) -> str:
     if story.close is not None:
         ended = f"{moment(story.ended_at)}: {story.close.reason}, by the {story.initiator}"
         return f"{who} came at {moment(story.since)} and ended at {ended}."
-    rooms = ", ".join(room for room in sorted(story.rooms) if room != user_room(story.user or "")) or "no room"
+    named = [room for room in _some(story.rooms) if room != user_room(story.user or "")]
+    more = f" and {len(story.rooms) - MOST_ROOMS} more" if len(story.rooms) > MOST_ROOMS else ""
+    rooms = ", ".join(named) + more or "no room"
     waits = f"; {buffered} bytes wait to be sent" if buffered else ""
     return f"{who} is open since {moment(story.since)}, in {rooms}{waits}."
+
+
+def _some(rooms: Iterable[str]) -> list[str]:
+    """The first rooms by name."""
+    return heapq.nsmallest(MOST_ROOMS, rooms)

@@ -4,7 +4,8 @@ What was written to whom is not recorded, which would cost every delivery: it fo
 memberships. Only what went another way is: drops, direct messages, confirmations.
 
 Bounds: ``ROOMS`` rooms with ``PER_ROOM`` publications each, ``LIVE`` open connections and ``ENDED`` that are over, each with
-``PER_CONNECTION`` happenings; the oldest gives way. About 10 KiB a room and 1 KiB a connection when full; payloads are not kept.
+``PER_CONNECTION`` happenings. Of rooms and ended connections those give way that ``fairness`` names, of the rest the oldest. About
+10 KiB a room and 1 KiB a connection when full; payloads are not kept.
 """
 
 from __future__ import annotations
@@ -21,14 +22,22 @@ from ..envelope import Envelope, trace_id_of
 from ..fan_out import FanOut
 from ..ledger import UNSENT, Taken
 from ..observer import Observer
+from .fairness import Held, give_way, owner_of
 
-__all__ = ["ENDED", "LIVE", "PER_CONNECTION", "PER_ROOM", "ROOMS", "Happening", "Membership", "Publication", "Records", "Story"]
+__all__ = [
+    "ENDED", "LIVE", "PER_CONNECTION", "PER_ROOM", "ROOMS", "SET_OUT_AT", "Happening", "Membership", "Publication", "Records",
+    "Story",
+]  # fmt: skip
 
 ROOMS = 1000
 PER_ROOM = 32
 LIVE = 20_000
 ENDED = 1000
 PER_CONNECTION = 24
+_MANY = 64
+"""A room with more members than this is not looked through for whose it is."""
+SET_OUT_AT = 4
+"""Of a publication in its ring."""
 _LATE = 32
 """How many newcomers a publication remembers that came in behind it."""
 
@@ -76,13 +85,14 @@ class Story:
     """What is known of one connection."""
 
     __slots__ = (
-        "buffered_bytes", "close", "ended_at", "forgotten_until", "happenings", "id", "initiator", "past", "rooms",
+        "buffered_bytes", "close", "ended_at", "forgotten_until", "happenings", "id", "initiator", "owner", "past", "rooms",
         "since", "user",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, since: float) -> None:
         self.id = connection.id
         self.user = connection.user
+        self.owner = owner_of(connection)
         self.since = since
         self.rooms: dict[str, float] = {}
         self.past: list[Membership] = []
@@ -111,15 +121,28 @@ class Story:
             del self.past[0]
 
 
+class Ring(deque[tuple[Any, ...]]):
+    """The last publications of a room."""
+
+    __slots__ = ("owner",)
+
+    def __init__(self, owner: str) -> None:
+        super().__init__(maxlen=PER_ROOM)
+        self.owner = owner
+        """Who brought the room in, as long as nobody else has been in it."""
+
+
 class Records(Observer):
     """Remembers; see the module.
 
     Args:
         clock: seconds since the epoch.
+        has_members: whether somebody is in a room now.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
-        self.rooms: dict[str, deque[tuple[Any, ...]]] = {}
+    def __init__(self, clock: Callable[[], float] = time.time, has_members: Callable[[str], bool] = lambda room: True) -> None:
+        self.rooms: dict[str, Ring] = {}
+        self._has_members = has_members
         self.live: dict[str, Story] = {}
         self.ended_stories: dict[str, Story] = {}
         self._clock = clock
@@ -134,7 +157,7 @@ class Records(Observer):
         """Remember each publication of a fan-out."""
         ring = self.rooms.get(fan_out.room)
         if ring is None:
-            ring = self._new_ring(fan_out.room)
+            ring = self._new_ring(fan_out)
         envelopes, started, recipients, lost = fan_out.envelopes, fan_out.started, len(fan_out.recipients), fan_out.lost
         newcomers = fan_out.newcomers
         if len(envelopes) > PER_ROOM:
@@ -153,10 +176,14 @@ class Records(Observer):
         """What is remembered of a room, oldest first."""
         return [Publication._make(one) for one in self.rooms.get(room, ())]
 
-    def _new_ring(self, room: str) -> deque[tuple[Any, ...]]:
+    def _new_ring(self, fan_out: FanOut) -> Ring:
         if len(self.rooms) >= ROOMS:
-            del self.rooms[next(iter(self.rooms))]
-        ring = self.rooms[room] = deque(maxlen=PER_ROOM)
+            quietest_first = sorted(self.rooms.items(), key=lambda item: item[1][-1][SET_OUT_AT])
+            for name in give_way(
+                (Held(name, ring.owner, not self._has_members(name)) for name, ring in quietest_first), len(self.rooms)
+            ):
+                del self.rooms[name]
+        ring = self.rooms[fan_out.room] = Ring(_owner_of_all(fan_out.recipients))
         return ring
 
     def joined(self, connection: Connection, room: str) -> None:
@@ -170,6 +197,9 @@ class Records(Observer):
                 del self.live[next(iter(self.live))]
             story = self.live[connection.id] = Story(connection, now)
         story.rooms[room] = now
+        ring = self.rooms.get(room)
+        if ring is not None and ring.owner != story.owner:
+            ring.owner = ""
 
     def left(self, connection: Connection, room: str) -> None:
         """A membership ends, maybe with its connection."""
@@ -185,7 +215,8 @@ class Records(Observer):
         story.close, story.initiator, story.ended_at = close, connection.initiator, self._clock()
         story.buffered_bytes = 0 if connection.outlet.settle() else connection.outlet.buffered_bytes()
         if len(self.ended_stories) >= ENDED:
-            del self.ended_stories[next(iter(self.ended_stories))]
+            for name in give_way((Held(one.id, one.owner) for one in self.ended_stories.values()), len(self.ended_stories)):
+                del self.ended_stories[name]
         self.ended_stories[connection.id] = story
 
     def dropped(self, connection: Connection, envelopes: Sequence[Envelope], reason: str) -> None:
@@ -222,6 +253,12 @@ class Records(Observer):
         story = self.story(connection.id)
         if story is not None:
             story.add(Happening(self._clock(), "sent", envelope.id, ""))
+
+
+def _owner_of_all(members: Sequence[Connection]) -> str:
+    """Whose a room is; ``""`` when several are in it."""
+    owners = {owner_of(member) for member in members[:_MANY]}
+    return owners.pop() if len(owners) == 1 and len(members) <= _MANY else ""
 
 
 def _late(newcomers: dict[Connection, int], place: int) -> tuple[str, ...]:

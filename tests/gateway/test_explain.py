@@ -9,7 +9,8 @@ import pytest
 
 from gateway import fan_out
 from gateway.connection import Connection
-from gateway.explain import Explainer, Records, records
+from gateway.explain import Explainer, Records, explanation, records
+from gateway.explain.fairness import Held, give_way
 from gateway.hub import Hub
 from gateway.outlet import OutletOptions
 from gateway.registry import EVERYONE
@@ -290,3 +291,67 @@ async def test_memory_is_bounded(on: Remembering, monkeypatch: pytest.MonkeyPatc
     for one in tuple(on.hub.registry.connections.values()):
         one.close(FORBIDDEN)
     assert (len(on.records.live), len(on.records.ended_stories)) == (0, 2)
+
+
+def test_the_heaviest_gives_way_first_then_what_is_idle_then_what_is_quiet() -> None:
+    """Down to its share; what nobody owns alone is last. Something always gives way."""
+    heavy = [Held(f"heavy{number}", "h") for number in range(50)]
+    idle, quiet, shared = Held("idle", "a", is_idle=True), Held("quiet", "b"), Held("shared", "")
+    assert give_way([shared, quiet, idle, *heavy], 53) == ["heavy0"]
+    assert give_way([shared, *heavy[:10], idle], 100) == ["idle", "shared"]
+    assert give_way([quiet], 1) == ["quiet"]
+    assert give_way([*heavy], 50) == ["heavy0"]
+
+
+@pytest.mark.parametrize("stays", [True, False])
+async def test_a_client_that_brings_in_thousands_of_rooms_wipes_its_own_history_alone(on: Remembering, stays: bool) -> None:
+    """Whether it stays in them or leaves at once: the rooms of others are remembered, with and without members."""
+    ids = [await on.say(f"r{number}") for number in range(50) if await on.enter(f"r{number}", user=f"u{number}")]
+    for one in tuple(on.hub.registry.connections.values())[:25]:
+        one.close(FORBIDDEN)
+    for number in range(2 * records.ROOMS):
+        attacker, _ = await on.enter(f"flood{number}", user="mallory")
+        await on.say(f"flood{number}")
+        if not stays:
+            attacker.close(FORBIDDEN)
+    assert len(on.records.rooms) <= records.ROOMS
+    assert [on.records.publications(f"r{number}")[0].id for number in range(50)] == ids
+    assert sum(one.user != "mallory" for one in on.records.ended_stories.values()) == 25
+
+
+async def test_a_room_in_which_others_are_is_not_charged_to_who_brought_it_in(on: Remembering) -> None:
+    """It gives way as the quietest, not as one of the heaviest client's."""
+    await on.enter("r", user="mallory")
+    await on.say("r")
+    assert on.records.rooms["r"].owner == "mallory"
+    await on.enter("r", user="ann")
+    assert on.records.rooms["r"].owner == ""
+
+
+async def test_an_answer_about_a_user_is_bounded_and_lets_others_work_in_between(on: Remembering) -> None:
+    """The newest of each connection; what was left out is counted and said."""
+    rooms = [f"r{number}" for number in range(explanation.MOST_ROOMS + 20)]
+    for _ in range(explanation.MOST_CONNECTIONS + 5):
+        await on.enter(*rooms, "~user/u", user="u")
+    for room in rooms:
+        await on.say(room)
+    turns = 0
+
+    async def work() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(work())
+    found = await on.explainer.explain_in_turns(user="u")
+    task.cancel()
+    assert turns >= explanation.MOST_CONNECTIONS
+    assert len(found["connections"]) == explanation.MOST_CONNECTIONS
+    one = found["connections"][-1]
+    assert (len(one["deliveries"]), one["left_out"], len(one["rooms"])) == (32, len(rooms) - 32, explanation.MOST_ROOMS)
+    assert one["deliveries"][0]["room"] not in rooms[: len(rooms) - 32]
+    assert found["left_out"] == {"connections": 5, "deliveries": explanation.MOST_CONNECTIONS * one["left_out"]}
+    assert found["answer"][0] == "5 older connections of the user are left out."
+    assert " and 21 more" in found["answer"][1]
+    assert found["answer"][2].startswith(f"{one['left_out']} older messages")
