@@ -117,6 +117,7 @@ class Peer:
         self.ended: list[tuple[Any, str]] = []
         options.setdefault("on_ended", lambda close, by: self.ended.append((close, by)))
         options.setdefault("ping_interval_seconds", None)
+        options.setdefault("turn_seconds", 3600.0)  # else what one read leads to depends on how fast the machine is
         config = Config(app, lifespan="off", log_config=None, interface="asgi3")
         config.load()
         protocol_class: type[WireProtocol] = wire_protocol(WireOptions(**options))

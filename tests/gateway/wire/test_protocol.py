@@ -19,6 +19,7 @@ from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
+from gateway.wire import WireOptions
 from middleware.asgi import Disconnected
 from middleware.close import AT_CAPACITY, FORBIDDEN, NORMAL, PROTOCOL_ERROR, RATE_LIMITED, SLOW_CONSUMER
 
@@ -32,6 +33,14 @@ async def opened(app: Any = None, **options: Any) -> tuple[Peer, Any]:
     peer = Peer(app, **options)
     await peer.open()
     return peer, app
+
+
+def over(peer: Peer) -> None:
+    """A hold's time is over now: what its timer does is done, however long it was to be."""
+    hold = peer.wire._hold_timer
+    if hold is not None:
+        hold.cancel()
+        peer.wire._hold_over()
 
 
 async def silent(scope: Any, receive: Any, send: Any) -> None:
@@ -189,11 +198,12 @@ async def test_hold_stops_messages_that_are_already_parsed() -> None:
     """What waits in the inbox waits on; what is in the same read is not even parsed; then all come in order."""
     peer, app = await opened()
     peer.send(frame(TEXT, b"1") + frame(TEXT, b"2"))
-    peer.wire.hold(0.05)
+    peer.wire.hold(3600)
     peer.send(frame(TEXT, b"3"))
     await turns()
     assert app.messages == []
-    await asyncio.sleep(0.08)
+    over(peer)
+    await turns()
     assert app.messages == ["1", "2", "3"]
 
 
@@ -204,12 +214,12 @@ async def test_hold_within_a_handler_stops_the_frames_of_the_same_read() -> None
 
     def handler(event: Any) -> None:
         seen.append(event["text"])
-        peer.wire.hold(0.03)
+        peer.wire.hold(3600)
 
     peer.wire.on_message = handler
     peer.send(frame(TEXT, b"1") + frame(TEXT, b"2"))
     assert seen == ["1"]
-    await asyncio.sleep(0.06)
+    over(peer)
     assert seen == ["1", "2"]
 
 
@@ -262,6 +272,7 @@ async def test_the_inbox_is_bounded_in_messages_and_pauses_reading() -> None:
     while len(got) < 43_000:
         await asyncio.sleep(0)
         assert len(peer.wire._inbox) <= 64
+    await turns()  # the last of them may have ended a turn of the parser
     assert peer.transport.reading
 
 
@@ -276,7 +287,7 @@ async def test_one_read_is_parsed_in_turns(monkeypatch: pytest.MonkeyPatch) -> N
     """43,000 frames in one read do not keep the loop: after 10 ms (and 4 frames) others get their turn."""
     clock = iter(range(10**9))
     monkeypatch.setattr("gateway.wire.inbound.time", SimpleNamespace(monotonic=lambda: next(clock) * 0.004))
-    peer, _ = await opened()
+    peer, _ = await opened(turn_seconds=WireOptions().turn_seconds)
     seen: list[Any] = []
     peer.wire.on_message = seen.append
     peer.send(frame(TEXT, b"x") * 1000)
@@ -293,7 +304,7 @@ async def test_control_frames_are_turn_by_turn_too(monkeypatch: pytest.MonkeyPat
     """The careful path has the same budget."""
     clock = iter(range(10**9))
     monkeypatch.setattr("gateway.wire.inbound.time", SimpleNamespace(monotonic=lambda: next(clock) * 0.004))
-    peer, _ = await opened(control_frames_burst=10_000, max_message_bytes=10**9)
+    peer, _ = await opened(control_frames_burst=10_000, max_message_bytes=10**9, turn_seconds=WireOptions().turn_seconds)
     peer.send(frame(BINARY, b"", fin=False) + frame(CONT, b"", fin=False) * 1000)
     assert peer.wire._backlog
     while peer.wire._backlog:
@@ -673,10 +684,11 @@ async def test_an_end_without_close_frame_is_1006() -> None:
 async def test_eof_behind_messages_that_wait_loses_none() -> None:
     """A client may send and hang up while its messages are held back."""
     peer, app = await opened()
-    peer.wire.hold(0.03)
+    peer.wire.hold(3600)
     peer.send(frame(TEXT, b"1") + frame(TEXT, b"2"))
     assert peer.wire.eof_received(), "the socket stays until they are parsed"
-    await asyncio.sleep(0.06)
+    over(peer)
+    await turns()
     assert app.messages == ["1", "2"]
     assert app.disconnect == (1006, "")
     assert peer.transport.closed
@@ -915,11 +927,12 @@ async def test_an_aborted_connection_is_left_alone() -> None:
     """Neither a hold that runs out nor an app that receives touches its socket again."""
     peer, _ = await opened()
     peer.send(frame(TEXT, b"1"))
-    peer.wire.hold(0.01)
+    peer.wire.hold(3600)
     peer.send(frame(TEXT, bytes(70_000)))
     assert not peer.transport.reading
     peer.wire.abort()
-    await asyncio.sleep(0.03)
+    over(peer)
+    await turns()
     assert not peer.transport.reading
     assert peer.frames() == []
 
