@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Mount
 
 from middleware import (
@@ -32,8 +33,8 @@ from middleware import (
 from middleware.asgi import ASGIApp, Receive, Scope, Send
 from middleware.dictionaries import Dictionary, DictionaryApp, load_dictionaries
 
-from .api import api_routes
-from .api.signposts import to_the_console, to_the_sockets
+from .api import api_answers, api_routes
+from .api.signposts import not_here, to_the_console, to_the_sockets
 from .broker import Broker, open_broker
 from .console import Feed, Sources, Statistics, console_routes
 from .explain import Explainer, Records
@@ -107,9 +108,11 @@ class Gateway:
                 Mount("/dictionaries", DictionaryApp(dictionaries)),
                 to_the_sockets(),
             ],
+            exception_handlers={HTTPException: not_here},
         )
         self.feed = _feed(self)
-        self.ops = Starlette(routes=_ops_routes(self))
+        self.collector.expect_api_requests(api_answers())
+        self.ops = Starlette(routes=_ops_routes(self), exception_handlers={HTTPException: not_here})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the public listener."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import msgspec
 from starlette.requests import Request
@@ -10,7 +11,6 @@ from starlette.responses import Response
 
 from ..server import WebSocketServer
 from .elsewhere import Elsewhere
-from .openapi import openapi_document
 from .problems import Problem
 from .requests import check_user, close_of, is_connection_id, name_of
 from .responses import in_time, json_response
@@ -21,13 +21,11 @@ __all__ = ["Inspecting"]
 class Inspecting:
     """The operations that look and close."""
 
-    def __init__(
-        self, server: WebSocketServer, version: str, broker_timeout_seconds: float, *, has_statistics: bool = False
-    ) -> None:
+    def __init__(self, server: WebSocketServer, version: str, broker_timeout_seconds: float, description: dict[str, Any]) -> None:
         self._server = server
         self._broker_timeout_seconds = broker_timeout_seconds
         self._version = version
-        self._description = msgspec.json.encode(openapi_document(version, has_statistics=has_statistics))
+        self._description = msgspec.json.encode(description)
         self._elsewhere = Elsewhere(server.cluster)
         self._started_at = time.monotonic()
 

@@ -14,7 +14,10 @@ __all__ = ["openapi_document"]
 Json = dict[str, Any]
 
 _ERRORS = {
-    "400": ("BadRequest", "A name, a parameter, a header or the body is not what it should be."),
+    "400": (
+        "BadRequest",
+        "A name, a parameter, a header or the body is not what it should be, or a query parameter is unknown.",
+    ),
     "401": ("Unauthorized", "The key is missing or wrong."),
     "403": ("Off", "No key is set, so the API is off; the detail says how to set one."),
     "404": ("NotFound", "There is no such connection, or nothing at this address."),
@@ -27,8 +30,8 @@ _ERRORS = {
     "503": ("Unavailable", "The broker cannot be used, or too much is under way. Try again after `Retry-After` seconds."),
 }
 _ASKED = "Every node is asked; those that do not answer within a second are named in `silent`, and what they have is missing."
-_ALWAYS = ("401", "403", "405", "500")
-_PUBLISHING = ("400", "408", "413", "415", "422", "503")
+_ALWAYS = ("400", "401", "403", "405", "500")
+_PUBLISHING = ("408", "413", "415", "422", "503")
 
 
 def openapi_document(version: str, *, has_statistics: bool = True) -> Json:
@@ -115,7 +118,7 @@ def _room_paths() -> Json:
                 "description": _ASKED + " A page may be shorter than `limit` and have a `next` all the same.",
                 "tags": ["inspect"],
                 "parameters": [_ref("parameters", name) for name in ("limit", "after", "local")],
-                "responses": {"200": _answer("A page of rooms.", "Rooms"), **_errors("400", "503")},
+                "responses": {"200": _answer("A page of rooms.", "Rooms"), **_errors("503")},
             }
         },
         "/api/rooms/{room}": {
@@ -126,7 +129,7 @@ def _room_paths() -> Json:
                 "description": "A room is there while somebody is in it, so one that nobody is in has 0 members. " + _ASKED,
                 "tags": ["inspect"],
                 "parameters": [_ref("parameters", name) for name in ("limit", "after", "local")],
-                "responses": {"200": _answer("The room and a page of its members.", "Room"), **_errors("400", "503")},
+                "responses": {"200": _answer("The room and a page of its members.", "Room"), **_errors("503")},
             },
         },
         "/api/rooms/{room}/stream": {
@@ -137,7 +140,7 @@ def _room_paths() -> Json:
                 "description": "The listener is a member of the room. Events: `joined` with its connection's id, `message` with"
                 " `text` or `base64`, `closed` with code and reason at the end.",
                 "tags": ["inspect"],
-                "responses": {"200": _events("It goes on until one side ends it.", {"type": "object"}), **_errors("400", "503")},
+                "responses": {"200": _events("It goes on until one side ends it.", {"type": "object"}), **_errors("503")},
             },
         },
     }
@@ -189,7 +192,7 @@ def _connection_paths() -> Json:
                 "responses": {
                     "200": _answer("It is being closed.", "ClosedConnection"),
                     "202": _answer("The node that its id names was told to close it.", "ClosedConnection"),
-                    **_errors("400", "404", "503"),
+                    **_errors("404", "503"),
                 },
             },
         },
@@ -199,7 +202,7 @@ def _connection_paths() -> Json:
                 "operationId": "close_user",
                 "summary": "Close all connections of a user, on every node.",
                 **closing,
-                "responses": {"200": _answer("They are being closed.", "ClosedUser"), **_errors("400", "503")},
+                "responses": {"200": _answer("They are being closed.", "ClosedUser"), **_errors("503")},
             },
         },
     }
@@ -222,7 +225,7 @@ def _other_paths() -> Json:
                 "summary": "Why did this client not get that message? Of this node, from what it remembers.",
                 "tags": ["inspect"],
                 "parameters": EXPLAIN_PARAMETERS,
-                "responses": {"200": _explanation(), **_errors("400", "404")},
+                "responses": {"200": _explanation(), **_errors("404")},
             }
         },
         "/api/nodes": {
@@ -240,7 +243,11 @@ def _other_paths() -> Json:
                 "summary": "This description; needs no key.",
                 "tags": ["inspect"],
                 "security": [],
-                "responses": {"200": description, "405": _ref("responses", "MethodNotAllowed")},
+                "responses": {
+                    "200": description,
+                    "400": _ref("responses", "BadRequest"),
+                    "405": _ref("responses", "MethodNotAllowed"),
+                },
             }
         },
     }

@@ -194,7 +194,18 @@ SCHEMAS: Json = {
     ),
     "Problem": {
         **_object(
-            {"type": {"type": "string", "format": "uri-reference"}, "title": _TEXT, "status": {"type": "integer"}, "detail": _TEXT}
+            {
+                "type": {"type": "string", "format": "uri-reference"},
+                "title": _TEXT,
+                "status": {"type": "integer"},
+                "detail": _TEXT,
+                "parameter": {
+                    **_TEXT,
+                    "description": "The query parameter that is unknown, or comes twice.",
+                },
+                "nearest": {**_TEXT, "description": "The parameter of the address that is most like it."},
+            },
+            optional=("parameter", "nearest"),
         ),
         "description": "RFC 9457.",
     },

@@ -23,15 +23,19 @@ class Problem(Exception):
         status: the HTTP status, 400 or more.
         detail: one or two sentences for whoever made the request: what is wrong and what would be right.
         headers: further header fields of the answer.
+        more: members of the document besides those that every one has (RFC 9457 §3.2).
     """
 
-    def __init__(self, status: int, detail: str, *, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, status: int, detail: str, *, headers: Mapping[str, str] | None = None, more: Mapping[str, str] | None = None
+    ) -> None:
         if not 400 <= HTTPStatus(status) <= 599:
             raise ValueError(f"a problem has a status from 400 to 599, not {status}")
         super().__init__(f"{status} {detail}")
         self.status = status
         self.detail = detail
         self.headers = dict(headers or {})
+        self.more = dict(more or {})
 
     @property
     def title(self) -> str:
@@ -40,7 +44,8 @@ class Problem(Exception):
 
     def body(self) -> bytes:
         """The document."""
-        return msgspec.json.encode({"type": "about:blank", "title": self.title, "status": self.status, "detail": self.detail})
+        document = {"type": "about:blank", "title": self.title, "status": self.status, "detail": self.detail, **self.more}
+        return msgspec.json.encode(document)
 
 
 def problem_of(error: Exception) -> Problem | None:

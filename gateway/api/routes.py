@@ -2,7 +2,7 @@
 
 1. Nothing but the description is told or done without the key; the key is checked before the body is read. While no key is set,
    the process' figures are told nevertheless, to who is near (``watching.check_neighbour``).
-2. Every error is a problem document (RFC 9457), also for addresses and methods that do not exist.
+2. Every error is a problem document (RFC 9457), also for addresses, methods and query parameters that do not exist.
 3. What a request can hold of this process is bounded: body, time for the body, time for the broker, page, remembered keys.
 
 Names in an address are taken from the address as it was sent, so that an encoded slash is part of a name.
@@ -32,13 +32,15 @@ from .elsewhere import Elsewhere
 from .explaining import Explaining
 from .idempotency import IdempotencyTable
 from .inspecting import Inspecting
+from .openapi import openapi_document
+from .parameters import OTHER, answers_of, check_parameters, parameters_of
 from .problems import Problem, problem_of
 from .publishing import Publishing
 from .requests import ApiKey
 from .responses import problem_response
 from .watching import Listening, Watching, check_neighbour
 
-__all__ = ["OnRequest", "api_routes"]
+__all__ = ["OnRequest", "api_answers", "api_routes"]
 
 logger = logging.getLogger("tidegate.api")
 
@@ -91,7 +93,8 @@ def api_routes(
         server.hub, idempotency or IdempotencyTable(), max_body_bytes, body_timeout_seconds, broker_timeout_seconds
     )  # fmt: skip
     clustering = Clustering(server)
-    inspecting = Inspecting(server, version, broker_timeout_seconds, has_statistics=feed is not None)
+    description = openapi_document(version, has_statistics=feed is not None)
+    inspecting = Inspecting(server, version, broker_timeout_seconds, description)
     paths: dict[str, dict[str, Handler]] = {
         OPENAPI_PATH: {"GET": inspecting.openapi},
         "/api/node": {"GET": inspecting.node},
@@ -109,7 +112,12 @@ def api_routes(
     if feed is not None:
         watching = Watching(feed)
         paths |= {"/api/stats": {"GET": watching.stats}, "/api/stats/stream": {"GET": watching.stats_stream}}
-    return [_Api(paths, ApiKey(api_key), on_request)]
+    return [_Api(paths, ApiKey(api_key), parameters_of(description), on_request)]
+
+
+def api_answers() -> frozenset[tuple[str, str]]:
+    """Every operation and status that ``on_request`` is usually told of."""
+    return frozenset(answers_of(openapi_document("")))
 
 
 class _Api(BaseRoute):
@@ -118,10 +126,16 @@ class _Api(BaseRoute):
     A ``Mount`` would let addresses with an encoded line break pass to whoever comes next.
     """
 
-    def __init__(self, paths: Mapping[str, Mapping[str, Handler]], key: ApiKey, on_request: OnRequest | None) -> None:
+    def __init__(
+        self,
+        paths: Mapping[str, Mapping[str, Handler]],
+        key: ApiKey,
+        parameters: Mapping[str, frozenset[str]],
+        on_request: OnRequest | None,
+    ) -> None:
         self._key = key
         self._on_request = on_request
-        self.operations = {path: _Operations(handlers) for path, handlers in paths.items()}
+        self.operations = {path: _Operations(handlers, parameters) for path, handlers in paths.items()}
         routes = [Route(path, operations) for path, operations in self.operations.items()]
         self._router = Router(routes, redirect_slashes=False, default=_no_such_address)
 
@@ -137,7 +151,7 @@ class _Api(BaseRoute):
         if scope["type"] != "http":
             await WebSocketClose()(scope, receive, send)
             return
-        inner = {**scope, "path": _path_as_sent(scope), OPERATION: "other"}
+        inner = {**scope, "path": _path_as_sent(scope), OPERATION: OTHER}
         status, started, answered = 500, time.monotonic(), None
 
         async def noting_send(event: Event) -> None:
@@ -171,8 +185,9 @@ class _Api(BaseRoute):
 class _Operations:
     """The operations of one address, by method."""
 
-    def __init__(self, handlers: Mapping[str, Handler]) -> None:
+    def __init__(self, handlers: Mapping[str, Handler], parameters: Mapping[str, frozenset[str]]) -> None:
         self.handlers = dict(handlers)
+        self._parameters = parameters
         if "GET" in self.handlers:
             self.handlers["HEAD"] = self.handlers["GET"]
 
@@ -187,6 +202,7 @@ class _Operations:
             return problem_response(Problem(405, f"This address takes {allowed}.", headers={"Allow": allowed}))
         request.scope[OPERATION] = handler.__name__
         try:
+            check_parameters((name for name, _ in request.query_params.multi_items()), self._parameters[handler.__name__])
             return await handler(request)
         except ClientDisconnect:
             return problem_response(Problem(400, "The request ended before its body was complete."))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from .problems import PROBLEM_JSON, Problem
 
-__all__ = ["to_the_console", "to_the_sockets"]
+__all__ = ["not_here", "to_the_console", "to_the_sockets"]
 
 _METHODS = ["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"]
 _NO_SOCKET = Problem(
@@ -35,3 +36,24 @@ def to_the_console() -> Route:
         return RedirectResponse("console")
 
     return Route("/", answer)
+
+
+async def not_here(request: Request, error: Exception) -> Response:
+    """An address or a method that does not exist, as the whole of an app's listener answers: a problem, or text for who wants that.
+
+    Takes the place of Starlette's own handler of ``HTTPException``.
+    """
+    assert isinstance(error, HTTPException), "it is registered for no other"
+    detail = error.detail
+    if error.status_code == 404:
+        detail = "There is nothing at this address."
+    headers = {**(error.headers or {}), "Vary": "Accept"}
+    if _wants_text(request.headers.get("accept", "*/*")):
+        return Response(detail + "\n", error.status_code, headers, "text/plain; charset=utf-8")
+    return Response(Problem(error.status_code, detail).body(), error.status_code, headers, PROBLEM_JSON)
+
+
+def _wants_text(accept: str) -> bool:
+    """Whether a text is named and JSON is not: browsers take anything, too."""
+    types = {part.partition(";")[0].strip().lower() for part in accept.split(",")}
+    return bool(types & {"text/html", "text/plain", "text/*"}) and not types & {"application/json", PROBLEM_JSON, "application/*"}

@@ -18,6 +18,7 @@ from gateway.api.requests import REASONS, traceparent_of
 from gateway.broker import MemoryBroker
 from gateway.envelope import Envelope
 from gateway.errors import BrokerUnavailable, TooBigForBroker
+from gateway.explain import Explainer, Records
 from gateway.server import WebSocketServer
 from tests.gateway.api_helpers import KEY, MAX_BODY_BYTES, VERSION, Api, open_api, settle
 from tests.gateway.linked_brokers import Engine
@@ -618,6 +619,46 @@ async def test_an_id_that_is_none_goes_to_no_broker(connection_id: str) -> None:
     async with open_api(WebSocketServer(broker=broker)) as api:
         problem(await api.client.delete(f"/api/connections/{connection_id}"), 404)
         assert broker.published == []
+
+
+# -- parameters
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "parameter", "nearest"),
+    [
+        ("GET", "/api/rooms?limt=2", "limt", "limit"),
+        ("GET", "/api/rooms?LIMIT=2", "LIMIT", "limit"),
+        ("HEAD", "/api/rooms?limt=2", None, None),
+        ("GET", "/api/rooms/lobby?limit=2&loca=true", "loca", "local"),
+        ("GET", "/api/rooms/lobby/stream?limit=2", "limit", None),
+        ("POST", "/api/broadcast?exlude=n1-1", "exlude", "exclude"),
+        ("POST", "/api/rooms/lobby/messages?reason=x", "reason", None),
+        ("DELETE", "/api/connections/n1-1?raeson=normal", "raeson", "reason"),
+        ("GET", "/api/node?verbose", "verbose", None),
+        ("GET", "/api/node?verbose=1", "verbose", None),
+        ("GET", "/api/nodes?local=true", "local", None),
+        ("GET", "/api/explain?conection=n1-1", "conection", "connection"),
+        ("GET", "/api/openapi.json?v=3", "v", None),
+        ("GET", f"/api/rooms?{'x' * 1000}=1", "x" * 64, None),
+        ("GET", "/api/rooms?=1", "", None),
+        ("GET", "/api/rooms?limit=1&limit=2", "limit", None),
+    ],
+)
+async def test_a_parameter_that_an_address_does_not_have_is_named(
+    method: str, path: str, parameter: str | None, nearest: str | None
+) -> None:
+    """400 with the parameter and the one that is most like it, and nothing is done; one that comes twice, too."""
+    server = WebSocketServer(node="n1")
+    async with open_api(server, explainer=Explainer(server.hub, Records())) as api:
+        ann = await api.join("lobby")
+        response = await api.client.request(method, path, content=b"x", headers={"content-type": "text/plain"})
+        if parameter is None:  # HEAD has no body
+            assert response.status_code == 400
+            return
+        problem(response, 400)
+        assert (response.json()["parameter"], response.json().get("nearest")) == (parameter, nearest)
+        assert (ann.payloads, ann.connection.ending) == ([], None)
 
 
 # -- the key

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gateway import Settings, create_app
+from gateway import Gateway, Settings, create_app
 from middleware import (
     AccessLogMiddleware,
     AuthMiddleware,
@@ -29,7 +30,9 @@ from tests.middleware.fake_frames import framed as framed_by
 SECRET = "0123456789abcdef0123456789abcdef"
 
 
-async def get(app: ASGIApp, path: str, method: str = "GET") -> tuple[int, dict[bytes, bytes], bytes]:
+async def get(
+    app: ASGIApp, path: str, method: str = "GET", headers: Sequence[tuple[bytes, bytes]] = ()
+) -> tuple[int, dict[bytes, bytes], bytes]:
     """Status, headers and body of a request."""
     sent: list[Event] = []
 
@@ -39,7 +42,7 @@ async def get(app: ASGIApp, path: str, method: str = "GET") -> tuple[int, dict[b
     async def send(event: Event) -> None:
         sent.append(event)
 
-    await app({**http_scope(path), "method": method}, receive, send)
+    await app({**http_scope(path), "method": method, "headers": list(headers)}, receive, send)
     body = b"".join(event.get("body", b"") for event in sent if event["type"] == "http.response.body")
     return sent[0]["status"], dict(sent[0]["headers"]), body
 
@@ -88,6 +91,53 @@ async def test_the_root_of_the_ops_listener_leads_to_the_console() -> None:
     status, headers, _ = await get(app.ops, "/")
     assert (status, headers[b"location"]) == (307, b"console")
     assert (await get(app, "/"))[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("accept", "is_text"),
+    [
+        (None, False),
+        ("*/*", False),
+        ("application/json", False),
+        ("text/html, application/json;q=0.1", False),
+        ("text/html,application/xhtml+xml,*/*;q=0.8", True),
+        ("text/plain", True),
+    ],
+)
+async def test_an_address_that_does_not_exist_is_a_problem_or_a_text(accept: str | None, is_text: bool) -> None:
+    """On both listeners: JSON for programs, a line for those that name text and not JSON; wrong methods, too."""
+    made = create_app(Settings())
+    for app, path, method, status in (
+        (made, "/nothing", "GET", 404),
+        (made.ops, "/nothing", "GET", 404),
+        (made.ops, "/console", "DELETE", 405),
+    ):
+        headers = [(b"accept", accept.encode())] if accept else []
+        found, answered, body = await get(app, path, method, headers)
+        assert (found, answered[b"vary"]) == (status, b"Accept")
+        if is_text:
+            assert answered[b"content-type"] == b"text/plain; charset=utf-8"
+            assert body.endswith(b"\n")
+        else:
+            assert answered[b"content-type"] == b"application/problem+json"
+            assert json.loads(body)["status"] == status
+    assert answered[b"allow"] == b"GET, HEAD" or answered[b"allow"] == b"HEAD, GET"
+
+
+async def test_api_requests_are_counted_from_zero() -> None:
+    """Every operation with its usual answers is there before the first request, and the labels are a closed set."""
+    made = create_app(Settings())
+    names = {(one.labels["operation"], one.labels["status"]) for one in api_requests(made)}
+    assert {("publish_to_room", "200"), ("close_connection", "202"), ("rooms", "503"), ("other", "401")} <= names
+    assert all(one.value == 0 for one in api_requests(made))
+    await get(made.ops, "/api/rooms")
+    await get(made.ops, "/api/whatever")
+    assert {(one.labels["operation"], one.labels["status"]) for one in api_requests(made)} == names | {("other", "403")}
+
+
+def api_requests(made: Gateway) -> list[Any]:
+    families = [family for family in made.collector.collect() if family.name == "tidegate_api_requests"]
+    return [sample for family in families for sample in family.samples]
 
 
 @pytest.mark.parametrize("path", ["/", "/ws", "/other/room", "/metrics"])

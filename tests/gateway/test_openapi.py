@@ -67,7 +67,7 @@ def test_every_operation_is_complete(path: str, method: str, operation: dict[str
     assert operation["tags"]
     described = {resolved(parameter)["name"] for parameter in operation["parameters"] if resolved(parameter)["in"] == "path"}
     assert described == {part[1:-1] for part in path.split("/") if part.startswith("{")}
-    expected = {"405"} if operation.get("security") == [] else {"401", "403", "405", "500"}
+    expected = {"400", "405"} if operation.get("security") == [] else {"400", "401", "403", "405", "500"}
     assert expected <= operation["responses"].keys()
 
 
@@ -104,6 +104,7 @@ async def test_answers_are_as_described() -> None:
             ("GET", "/api/stats", "/api/stats", {}),
             ("GET", "/api/explain", f"/api/explain?connection={ann.id}&room=lobby", {}),
             ("GET", "/api/explain", "/api/explain", {}),
+            ("GET", "/api/rooms", "/api/rooms?limt=2", {}),
             ("DELETE", "/api/connections/{id}", f"/api/connections/{ann.id}", {}),
             ("DELETE", "/api/connections/{id}", "/api/connections/n2-1", {}),
             ("DELETE", "/api/users/{user}/connections", "/api/users/ann/connections", {}),
