@@ -81,12 +81,16 @@ class GatewayAt:
 
     async def metric(self, sample: str, **labels: str) -> float:
         """The sum of a metric's samples with these labels, from an OpenMetrics scrape."""
+        [value] = await self.metrics(sample, **labels)
+        return value
+
+    async def metrics(self, *samples: str, **labels: str) -> list[float]:
+        """The same of several metrics at one moment: only figures of one scrape can be compared while things happen."""
         _, text = await self.get("/metrics", Accept="application/openmetrics-text")
-        families = text_string_to_metric_families(text)
-        found = [
-            one for family in families for one in family.samples if one.name == sample and labels.items() <= one.labels.items()
+        found = [one for family in text_string_to_metric_families(text) for one in family.samples]
+        return [
+            sum(one.value for one in found if one.name == sample and labels.items() <= one.labels.items()) for sample in samples
         ]
-        return sum(one.value for one in found)
 
 
 class GatewayProcess(GatewayAt):
@@ -136,6 +140,13 @@ class GatewayProcess(GatewayAt):
 
     def events(self, name: str) -> list[dict[str, Any]]:
         return [event for event in self.log if event["event"] == name]
+
+    async def event(self, name: str) -> dict[str, Any]:
+        """The first event of this name, when the log has it."""
+        async with asyncio.timeout(30):
+            while not (found := self.events(name)):
+                await asyncio.sleep(0.02)
+        return found[0]
 
     async def stop(self, sig: int = signal.SIGTERM, timeout_seconds: float = 20.0) -> int:
         """Send a signal, wait for the end, return the exit code."""
