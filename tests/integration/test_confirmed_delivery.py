@@ -102,17 +102,21 @@ async def test_a_client_that_answers_only_the_newest_ping_confirms_too() -> None
 async def test_who_never_answers_is_a_timeout_and_who_leaves_is_closed_before() -> None:
     """Each sample has one result, and an answer that comes late changes none."""
     async with gateway() as (made, served):
-        made.collector.confirms._timeout_seconds = 0.05
-        mute, leaving = await listener(served), await listener(served)
-        await entered(made, 2)
+        results = made.collector.confirms.results
+        leaving = await listener(served)
+        await entered(made, 1)
         await made.server.broadcast("r", "hello")
-        frames = [await mute.frame() for _ in range(2)]
         assert await leaving.frame() == (TEXT, b"hello")
         leaving.send(masked(CLOSE, b""))
-        results = made.collector.confirms.results
+        await until(lambda: results["closed_before"] == 1)
+        await entered(made, 0)
+        made.collector.confirms._timeout_seconds = 0.05
+        mute = await listener(served)
+        await entered(made, 1)
+        await made.server.broadcast("r", "hello")
+        frames = [await mute.frame() for _ in range(2)]
         await until(lambda: results["timeout"] == 1)
         mute.send(masked(PONG, frames[1][1]) + masked(TEXT, b"a sign"))
-        await until(lambda: made.server.registry.statistics().connections == 1)
         await until(lambda: any(one.frames and one.frames.received_messages for one in made.server.registry.connections.values()))
         assert results == Counter({"timeout": 1, "closed_before": 1, "confirmed": 0})
         await mute.close()
