@@ -755,7 +755,7 @@ async def test_an_app_that_cannot_be_cancelled_holds_one_connection() -> None:
 async def test_the_self_check_is_a_readiness_check() -> None:
     """Health asks it like any other: a chain that serves no sockets makes the node unready, and the answer names it."""
     server = WebSocketServer()
-    health = Health()
+    health = Health(lag_limit_seconds=None)
     health.add("websocket", WebSocketSelfCheck(_routed(server)))
     health.add("broken", WebSocketSelfCheck(_closes))
     health.started()
