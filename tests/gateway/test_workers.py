@@ -216,6 +216,7 @@ def test_when_all_die_at_once_again_and_again_it_gives_up() -> None:
 def test_one_that_dies_at_once_does_not_take_those_that_serve_along() -> None:
     """It is tried again for as long as another serves, and the log says that it is hopeless."""
     with supervised("dies-at-once", "serve") as gateway:
+        gateway.pid_of(1)
         gateway.pid_of(0, start=7)
         gateway.process.terminate()
         gateway.ends()
