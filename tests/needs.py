@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import random
 import shutil
 import socket
 import sysconfig
@@ -29,9 +31,25 @@ def need(*programs: str, how: str = "a package of .ci/packages") -> str:
     missing(f"no {programs[0]}: {how}")
 
 
+_PORTS = range(15_000, 32_000)
+"""Below those that the kernel gives to whoever asks for any: nobody gets one of them by chance while it is not in use yet."""
+_start = random.randrange(len(_PORTS))
+_next = itertools.count(_start)
+
+
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port of 127.0.0.1 that nobody listens on, and that no other test is given while this process lives.
+
+    What says so to the others is a UDP socket on it, whose descriptor stays open.
+    """
+    for _ in _PORTS:
+        address = "127.0.0.1", _PORTS[next(_next) % len(_PORTS)]
+        with socket.socket(type=socket.SOCK_DGRAM) as mark, socket.socket() as probe:
+            try:
+                mark.bind(address)
+                probe.bind(address)
+            except OSError:
+                continue
+            mark.detach()
+            return address[1]
+    raise AssertionError("no port is free")

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import http.server
 import json
-import socket
 import subprocess
 import sys
 import threading
@@ -22,6 +21,7 @@ from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
 from gateway.cli.client import Backoff, ClientError, Ended, healthy, listen, publish, request, room_url
+from tests.needs import free_port
 
 Handler = Callable[[ServerConnection], Awaitable[None]]
 
@@ -222,9 +222,7 @@ async def test_a_full_server_is_asked_again_when_it_said(header: dict[str, str],
 
 async def test_nobody_there_is_retried() -> None:
     """A refused connection is not the end: the gateway may be starting."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        url = f"ws://127.0.0.1:{free.getsockname()[1]}"
+    url = f"ws://127.0.0.1:{free_port()}"
     waits: list[float] = []
     said: list[str] = []
 
@@ -338,9 +336,7 @@ def test_an_address_that_is_none_is_said_to_be(url: str) -> None:
 
 def test_nobody_there_is_one_sentence() -> None:
     """A refused connection names the address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     with pytest.raises(ClientError, match=f"no answer from http://127.0.0.1:{port}: connection refused; is the gateway running"):
         healthy(f"http://127.0.0.1:{port}")
 

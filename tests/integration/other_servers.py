@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import websockets
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.integration.gateway_process import API_KEY
+from tests.needs import free_port
 
 __all__ = ["API_KEY", "COMMANDS", "MAX_MESSAGE_BYTES", "OUTBOX_BYTES", "ROOM_MEMBERS", "OtherServer"]
 
@@ -38,9 +38,7 @@ class OtherServer:
     """A server process; started by the constructor, stopped by ``stop``."""
 
     def __init__(self, name: str, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         self.name = name
         self.address = f"127.0.0.1:{port}"
         self.log, self._notes = folder / f"{name}.log", folder / f"{name}.notes"

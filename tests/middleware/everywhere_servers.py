@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -11,6 +10,8 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.needs import free_port
 
 __all__ = ["COMMANDS", "RunningServer", "start"]
 
@@ -72,9 +73,7 @@ _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 def start(name: str, folder: Path) -> RunningServer:
     """Start a server and return without waiting for it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     log, stopped_file = folder / f"{name}.log", folder / f"{name}.stopped"
     command = [sys.executable, "-m", *(part.format(port=port) for part in COMMANDS[name])]
     environment = {**os.environ, "STOPPED_FILE": str(stopped_file), "PYTHONWARNINGS": "default"}
