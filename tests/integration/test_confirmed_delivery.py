@@ -82,7 +82,7 @@ async def test_the_ping_comes_right_behind_the_message_and_its_pong_confirms_it(
 
 async def test_a_client_that_answers_only_the_newest_ping_confirms_too() -> None:
     """The keepalive's ping came later; answering that one alone is all that RFC 6455 §5.5.3 asks for."""
-    async with gateway(keepalive_seconds=0.2) as (made, served):
+    async with gateway(keepalive_seconds=0.2, ping_timeout_seconds=20.0) as (made, served):
         client = await listener(served)
         await entered(made, 1)
         await made.server.broadcast("r", "hello")
@@ -141,7 +141,7 @@ async def test_a_keepalive_ends_who_answers_no_ping_at_all() -> None:
 async def test_a_library_client_confirms_whatever_is_compressed(mode: str) -> None:
     """Many more than a client may send of control frames by itself: they were asked for. Messages keep their order and bytes."""
     count = 300
-    async with gateway(keepalive_seconds=0.1, per_second=10_000) as (made, served):
+    async with gateway(keepalive_seconds=0.1, ping_timeout_seconds=20.0, per_second=10_000) as (made, served):
         options: dict[str, Any] = {"compression": "deflate" if mode == "deflate" else None, "max_queue": None}
         if mode == "zstd":
             options["subprotocols"] = ["zstd"]

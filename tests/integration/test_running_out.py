@@ -16,7 +16,7 @@ async def test_whoever_vanishes_is_let_go_exactly_once() -> None:
     """Resets, and peers from which nothing comes any more: one event each with the reason, nothing left, others untouched."""
     each = 15
     async with (
-        running(KEEPALIVE__INTERVAL_SECONDS="0.7", KEEPALIVE__TIMEOUT_SECONDS="0.7") as gateway,
+        running(KEEPALIVE__INTERVAL_SECONDS="2", KEEPALIVE__TIMEOUT_SECONDS="2") as gateway,
         gateway.connect("r") as alive,
     ):
         tasks = await gateway.metric("tidegate_event_loop_tasks")
@@ -28,7 +28,7 @@ async def test_whoever_vanishes_is_let_go_exactly_once() -> None:
             client.reset()
         for number in range(50):  # the room goes on talking to those who are not there
             await gateway.publish("/api/rooms/r/messages", f"{number}")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             assert [await alive.recv() for _ in range(50)] == [f"{number}" for number in range(50)]
             while len(gateway.events("websocket.closed")) < 2 * each:
                 await asyncio.sleep(0.05)

@@ -110,12 +110,12 @@ async def test_while_redis_is_down_each_process_limits_alone_and_says_so(redis: 
 async def test_a_redis_that_hangs_delays_a_crowd_once_and_not_each_handshake(redis: Redis) -> None:
     """Frozen, not gone: the time-out decides, and until the next try nobody waits for it again."""
     seen = Seen()
-    async with limiter(redis, 1, 500, timeout_seconds=0.1, retry_seconds=3600) as node:
+    async with limiter(redis, 1, 500, timeout_seconds=1, retry_seconds=3600) as node:
         assert await node.acquire("192.0.2.1", seen) is None
         redis.signal(signal.SIGSTOP)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             assert await asyncio.gather(*(node.acquire("192.0.2.1", seen) for _ in range(100))) == [None] * 100
-            for _ in range(200):  # 20 s, if each one waited
+            for _ in range(200):  # 200 s, if each one waited
                 await node.acquire("192.0.2.1", seen)
         redis.signal(signal.SIGCONT)
     assert len(seen) == 300

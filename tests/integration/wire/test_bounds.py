@@ -70,7 +70,7 @@ async def test_an_app_that_does_not_accept_in_time() -> None:
         told.append(await receive())
         told.append(await receive())
 
-    async with serving(app, handshake_timeout_seconds=0.2) as served:
+    async with serving(app, handshake_timeout_seconds=1.0) as served:
         client = await Raw.connect(served.port)
         client.send(request())
         assert (await client.rest()).startswith(b"HTTP/1.1 503 ")
