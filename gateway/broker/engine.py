@@ -3,7 +3,8 @@
 1. *Usable* is one thing: connected, every room confirmed, no probe late. While the broker is not usable, ``post``, ``publish``,
    ``subscribe`` and ``check`` raise ``BrokerUnavailable`` at once, and say why.
 2. Nothing is sent twice. What was taken and not confirmed when a link is lost is counted as lost; whoever waits for it is told.
-3. After a loss every wanted room is subscribed again, and then told as a gap: what was missed was missed before that.
+3. After a loss every wanted room is subscribed again, and then told as a gap: what was missed was missed before that. Other nodes
+   are told which rooms our own lost publications were for (``Losses``), and tell it as a gap of theirs.
 4. ``unsubscribe`` returns at once; ``close`` waits for the engine no longer than ``EngineOptions.close_seconds``.
 """
 
@@ -14,13 +15,14 @@ import logging
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Set
 
 from ..envelope import Envelope
 from ..errors import BrokerUnavailable, InvalidEnvelope, TooBigForBroker
 from .base import Deliver, Position
 from .link import Engine, Events, Link
 from .listener import Listener
+from .losses import GAPS_ROOM, Losses
 from .options import EngineOptions
 from .probes import Probes
 from .publisher import Publisher
@@ -53,9 +55,13 @@ class EngineBroker(Reports):
         self._options = options = options or EngineOptions()
         self._clock = clock
         self._deliver: Deliver | None = None
-        self._publisher = Publisher(options, clock, failed=self._not_published, lose=self._lose, published=self._published)
+        name = secrets.token_hex(6)
+        self._losses = Losses(name)
+        self._publisher = Publisher(
+            options, clock, failed=self._not_published, lose=self._lose, lost=self._publications_lost, published=self._published
+        )
         self._listener = Listener(options, live=self._live, failed=self._not_subscribed)
-        self._probes = Probes(secrets.token_hex(6), options, missed=self._missed, clock=clock)
+        self._probes = Probes(name, options, missed=self._missed, clock=clock)
         self._supervisor: Supervisor | None = None
         self._probing: asyncio.Task[None] | None = None
         self._max_message_bytes: int | None = None
@@ -127,11 +133,11 @@ class EngineBroker(Reports):
         self._why = "it is closed"
 
     def statistics(self) -> BrokerStatistics:
-        interest, queue, probes = self._listener.interest, self._publisher.queue, self._probes.rooms
+        interest, queue, own = self._listener.interest, self._publisher.queue, self._own_rooms
         return BrokerStatistics(
             up=self._usable(),
-            rooms=len(interest.wanted - probes),
-            rooms_confirmed=len(interest.confirmed - probes),
+            rooms=len(interest.wanted - own),
+            rooms_confirmed=len(interest.confirmed - own),
             reconnects=self._reconnects,
             gaps=self._gaps,
             errors=dict(self._errors),
@@ -198,6 +204,10 @@ class EngineBroker(Reports):
             if envelope.room in self._probes.rooms:
                 self._probes.came_back(envelope)
                 return
+            if envelope.room == GAPS_ROOM:
+                if concerned := self._losses.heard(envelope, self._rooms):
+                    self._tell_gap(concerned)
+                return
         except InvalidEnvelope as error:
             self._failed("receive", str(error))
             return
@@ -212,21 +222,41 @@ class EngineBroker(Reports):
     def _missed(self, reason: str) -> None:
         """Something was lost on its way to us, and the link goes on."""
         self._failed("receive", reason)
-        self._tell_gap()
+        self._tell_gap(self._rooms)
 
-    def _tell_gap(self) -> None:
+    @property
+    def _own_rooms(self) -> Set[str]:
+        return self._probes.rooms | {GAPS_ROOM}
+
+    @property
+    def _rooms(self) -> Set[str]:
+        """Those that somebody above wants."""
+        return self._listener.interest.wanted - self._own_rooms
+
+    def _tell_gap(self, rooms: Set[str]) -> None:
         self._gaps += 1
         try:
-            self.on_gap(self._listener.interest.wanted - self._probes.rooms)
+            self.on_gap(rooms)
         except Exception:  # we have come back all the same
             logger.exception("broker: on_gap failed")
+
+    def _publications_lost(self, rooms: list[str]) -> None:
+        self._losses.add(set(rooms) - self._own_rooms)
+
+    def _tell_others(self) -> None:
+        """Say in which rooms what we had under way may have been lost."""
+        notice = self._losses.notice()
+        if notice is not None:
+            told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            told.add_done_callback(lambda told: self._losses.said(confirmed=not told.cancelled() and told.exception() is None))
+            self._publisher.take(GAPS_ROOM, notice.encode(), told, always=True)
 
     # -- the link's life
 
     def _attach(self, link: Link) -> None:
         self._max_message_bytes = link.max_message_bytes
         self._publisher.attach(link)
-        self._listener.attach(link, self._probes.reset(link.probe_rooms(self._probes.stem)))
+        self._listener.attach(link, (*self._probes.reset(link.probe_rooms(self._probes.stem)), GAPS_ROOM))
         self._probing = asyncio.get_running_loop().create_task(self._keep_probing(link), name="broker probes")
 
     async def _detach(self) -> None:
@@ -246,7 +276,8 @@ class EngineBroker(Reports):
         if self._was_up:
             self._reconnects += 1
             logger.warning("broker: %s can be used again", self._title)
-            self._tell_gap()
+            self._tell_gap(self._rooms)
+            self._tell_others()
         self._was_up = True
 
     def _lose(self, reason: str) -> None:

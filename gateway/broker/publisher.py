@@ -28,6 +28,7 @@ class Publisher:
         clock: seconds that never go back.
         failed: told why messages were refused or lost, and how many.
         lose: told why the link is of no use.
+        lost: told the rooms of messages of which nobody knows whether the engine has them.
         published: told how many seconds a batch took from its first message's being taken to its confirmation.
     """
 
@@ -38,6 +39,7 @@ class Publisher:
         *,
         failed: Callable[[str, int], None],
         lose: Callable[[str], None],
+        lost: Callable[[list[str]], None],
         published: Callable[[float], None],
     ) -> None:
         self.queue = Outgoing(options.max_queue_messages, options.max_queue_bytes)
@@ -45,6 +47,7 @@ class Publisher:
         self._clock = clock
         self._failed = failed
         self._lose = lose
+        self._lost = lost
         self._published = published
         self._link: Link | None = None
         self._under_way: dict[asyncio.Future[Mapping[int, str]], list[Item]] = {}
@@ -113,6 +116,7 @@ class Publisher:
     def _settle(self, batch: list[Item], refusals: Mapping[int, str] | None) -> None:
         """Tell those who wait, and count what was refused; without ``refusals``, all is lost."""
         if refusals is None:
+            self._lost([item.room for item in batch])
             refusals = dict.fromkeys(range(len(batch)), LOST)
         if refusals:
             self._failed(next(iter(refusals.values())), len(refusals))

@@ -379,7 +379,10 @@ async def test_slots_of_a_cluster_that_move_are_followed(tmp_path: Path, node: M
 
 async def test_a_user_who_may_not_use_a_channel_is_told(tmp_path: Path, node: Make) -> None:
     """Redis' access lists: publishing there is refused, other rooms go on."""
-    server = Redis(tmp_path, options=("--user", "me", "on", ">pw", "resetchannels", "&tidegate*:~probe*", "&tidegate*:ok", "+@all"))
+    server = Redis(
+        tmp_path,
+        options=("--user", "me", "on", ">pw", "resetchannels", "&tidegate*:~probe*", "&tidegate*:~gaps", "&tidegate*:ok", "+@all"),
+    )
     server.start()
     try:
         one = await node(server.url.replace("//", "//me:pw@")).start("ok")
