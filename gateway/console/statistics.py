@@ -5,11 +5,13 @@ Rates are over the time since the sample before, percentiles over the last ``WIN
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 import platform
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from itertools import islice
 
 from .figures import (
     Broker,
@@ -26,7 +28,7 @@ from .figures import (
     Snapshot,
 )
 from .quantiles import Buckets, count, quantile, subtracted
-from .sampling import PREFIX, Sample, Sources
+from .sampling import PREFIX, ROOMS_PER_TURN, RoomReading, Sample, Sources
 
 __all__ = ["LATENCIES", "TOP", "WINDOW", "Statistics"]
 
@@ -68,11 +70,12 @@ class Statistics:
         """The figures now, compared with those of the call before."""
         now = await self._sources.take()
         before, self._before = self._before, now
-        snapshot = self._snapshot(_Change(now, before))
+        change = _Change(now, before)
+        snapshot = self._snapshot(change, await _rooms(change, int(now.total("users"))))
         self._readings.append((now.at, {name: now.histograms.get(PREFIX + name, {}) for name in LATENCIES}))
         return snapshot
 
-    def _snapshot(self, change: _Change) -> Snapshot:
+    def _snapshot(self, change: _Change, rooms: Rooms) -> Snapshot:
         return Snapshot(
             at=round(time.time(), 3),
             interval_seconds=change.seconds and round(change.seconds, 3),
@@ -80,7 +83,7 @@ class Statistics:
             connections=_connections(change, self._sources.connection_limit),
             messages=_messages(change),
             latency=self._latencies(change.now),
-            rooms=_rooms(change),
+            rooms=rooms,
             closes=_closes(change),
             drain=self._drain(change.now),
             process=self._process(change),
@@ -195,27 +198,35 @@ def _latency(name: str, window: float | None, buckets: Buckets) -> Latency:
     return Latency(name, window, count(buckets), p50, p90, p99)
 
 
-def _rooms(change: _Change) -> Rooms:
-    now = change.now
-    before = change.before.rooms if change.before is not None else {}
-    by_members = heapq.nsmallest(TOP, now.rooms, key=lambda name: (-now.rooms[name].members, name))
-    said = {
-        name: _grown(reading.messages, before[name].messages if name in before else 0) for name, reading in now.rooms.items()
-    }  # fmt: skip
-    busy = (name for name in said if said[name] > 0) if change.seconds else ()
-    by_rate = heapq.nsmallest(TOP, busy, key=lambda name: (-said[name], name))
+async def _rooms(change: _Change, users: int) -> Rooms:
+    """The lists of the largest and the busiest; between many rooms the event loop does other work."""
+    now, before = change.now.rooms, change.before.rooms if change.before is not None else {}
+    largest: list[tuple[int, str]] = []
+    busiest: list[tuple[int, str]] = []
+    names = iter(now)
+    while part := tuple(islice(names, ROOMS_PER_TURN)):
+        largest = heapq.nsmallest(TOP, [*largest, *((-now[name].members, name) for name in part)])
+        if change.seconds:
+            busiest = heapq.nsmallest(TOP, [*busiest, *((-said, name) for name in part if (said := _said(name, now, before)) > 0)])
+        await asyncio.sleep(0)
 
     def figures(name: str) -> RoomFigures:
-        rate = round(said[name] / change.seconds, 3) if change.seconds else None
-        return RoomFigures(name, now.rooms[name].members, rate)
+        rate = round(_said(name, now, before) / change.seconds, 3) if change.seconds else None
+        return RoomFigures(name, now[name].members, rate)
 
     return Rooms(
-        rooms=len(now.rooms),
-        users=int(now.total("users")),
-        memberships=sum(reading.members for reading in now.rooms.values()),
-        top_by_members=[figures(name) for name in by_members],
-        top_by_rate=[figures(name) for name in by_rate],
+        rooms=len(now),
+        users=users,
+        memberships=sum([reading.members for reading in now.values()]),
+        top_by_members=[figures(name) for _, name in largest],
+        top_by_rate=[figures(name) for _, name in busiest],
     )
+
+
+def _said(name: str, now: Mapping[str, RoomReading], before: Mapping[str, RoomReading]) -> int:
+    """The messages of a room since the sample before."""
+    earlier = before.get(name)
+    return _grown(now[name].messages, earlier.messages if earlier is not None else 0)
 
 
 def _grown(now: int, before: int) -> int:

@@ -10,6 +10,7 @@ from jsonschema import Draft202012Validator
 
 from gateway import Settings, create_app
 from gateway.console import Snapshot, Statistics, sampling
+from gateway.console import statistics as statistics_of_rooms
 from gateway.console.figures import schemas
 from gateway.console.statistics import TOP, WINDOW
 from gateway.health import Health
@@ -99,6 +100,33 @@ async def test_many_rooms_hold_nobody_up(monkeypatch: pytest.MonkeyPatch) -> Non
             turns += 1
         assert turns >= 4
         assert (await taking).rooms.rooms == 7
+
+
+async def test_the_lists_are_the_same_in_however_many_parts_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part has a handful of rooms here, thousands elsewhere; the event loop works between them and between metrics."""
+    clock, answers = Clock(), []
+    async with open_api() as api:
+        for number in range(9):
+            for _ in range(number % 4 + 1):
+                await api.join(f"r{number}")
+        for size in (2, 5, 100):
+            monkeypatch.setattr(sampling, "ROOMS_PER_TURN", size)
+            monkeypatch.setattr(statistics_of_rooms, "ROOMS_PER_TURN", size)
+            monkeypatch.setattr(statistics_of_rooms, "TOP", 4)
+            monkeypatch.setattr(sampling, "TURN_SECONDS", 0.0)
+            statistics, families = telling(api.server, clock)
+            families.set("tidegate_users", 3)
+            families.set("tidegate_connections", 7)
+            await statistics.take()
+            for number in (1, 1, 5, 8, 8, 8, 2, 7):
+                await api.publish(f"/api/rooms/r{number}/messages")
+            clock.now += 1
+            snapshot = await statistics.take()
+            answers.append(snapshot.rooms)
+            assert snapshot.connections.now == 7
+    assert answers[0] == answers[1] == answers[2]
+    assert [room.name for room in answers[0].top_by_members] == ["r3", "r7", "r2", "r6"]
+    assert [room.name for room in answers[0].top_by_rate] == ["r8", "r1", "r2", "r5"]
 
 
 async def test_the_ledger_adds_up_whoever_counts() -> None:
