@@ -9,6 +9,7 @@ path carries broadcasts, messages to users, direct messages and remote closes, w
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
 import secrets
@@ -28,6 +29,9 @@ from .message import Batch, Message, node_room, user_room
 from .registry import EVERYONE, ConnectionRegistry
 
 __all__ = ["Hub", "HubStatistics", "Published"]
+
+MOST_AT_ONCE = 100
+"""Rooms that one caller asks the broker for at the same time."""
 
 logger = logging.getLogger("tidegate.server")
 
@@ -123,15 +127,37 @@ class Hub:
         return f"{self.node}-{next(self._numbers)}"
 
     async def hold(self, rooms: Iterable[str]) -> None:
-        """Subscribe to all of ``rooms`` or to none; each is to be released or ``enter``-ed. Raises ``BrokerUnavailable``."""
+        """Subscribe to all of ``rooms`` or to none; each is to be released or ``enter``-ed. Raises ``BrokerUnavailable``.
+
+        Those that are new here are asked for together, ``MOST_AT_ONCE`` at a time: they share the engine's round trip.
+        """
         held: list[str] = []
+        new: list[str] = []
+        for room in rooms:
+            (held if self.subscriptions.hold_now(room) else new).append(room)
         try:
-            for room in rooms:
-                await self.subscriptions.hold(room)
-                held.append(room)
+            for start in range(0, len(new), MOST_AT_ONCE):
+                await self._hold_together(new[start : start + MOST_AT_ONCE], held)
         except BaseException:
             self.release(held)
             raise
+
+    async def _hold_together(self, rooms: list[str], held: list[str]) -> None:
+        """Hold them and note in ``held`` those that are; when one fails the others are called off, and its error is raised."""
+
+        async def hold(room: str) -> None:
+            await self.subscriptions.hold(room)
+            held.append(room)
+
+        if len(rooms) == 1:
+            await hold(rooms[0])
+            return
+        try:
+            async with asyncio.TaskGroup() as group:
+                for room in rooms:
+                    group.create_task(hold(room))
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
 
     def release(self, rooms: Iterable[str]) -> None:
         """Give back what ``hold`` took."""

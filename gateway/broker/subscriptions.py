@@ -53,14 +53,22 @@ class Subscriptions:
     def __len__(self) -> int:
         return len(self._rooms)
 
+    def hold_now(self, room: str) -> bool:
+        """Need ``room`` once more if it is subscribed already; False, and nothing done, when it is not."""
+        subscription = self._rooms.get(room)
+        if subscription is None or not subscription.active or subscription.lock.locked():
+            return False
+        subscription.holders += 1
+        return True
+
     async def hold(self, room: str) -> None:
         """Need ``room`` once more; returns when it is subscribed. Raises what ``Broker.subscribe`` raises."""
+        if self.hold_now(room):
+            return
         subscription = self._rooms.get(room)
         if subscription is None:
             subscription = self._rooms[room] = _Subscription()
         subscription.holders += 1
-        if subscription.active and not subscription.lock.locked():
-            return
         try:
             async with subscription.lock:
                 if not subscription.active:

@@ -12,7 +12,7 @@ from gateway.broker import Deliver, MemoryBroker
 from gateway.connection import Connection
 from gateway.envelope import Envelope
 from gateway.errors import BrokerUnavailable, ConnectionClosed
-from gateway.hub import Hub
+from gateway.hub import MOST_AT_ONCE, Hub
 from gateway.message import user_room
 from gateway.registry import EVERYONE
 from middleware.close import FORBIDDEN, REPLACED, Close
@@ -133,7 +133,7 @@ async def test_a_join_that_the_broker_refuses_leaves_nothing() -> None:
     broker.down = False
     assert connection.rooms == {"r", EVERYONE}
     assert hub.subscriptions._rooms["r"].holders == 1
-    assert "y" not in hub.subscriptions._rooms
+    assert not any(one.holders for room, one in hub.subscriptions._rooms.items() if room in "xy")
     await hub.stop()
 
 
@@ -281,3 +281,58 @@ async def test_reasons_of_an_apps_own_are_counted_as_other() -> None:
     assert connection.ending is not None
     assert hub.statistics().closed == {("other", "server"): 1}
     await hub.stop()
+
+
+class TestHold:
+    """Several rooms at once: all or none, in one round trip."""
+
+    async def test_new_rooms_are_asked_for_together(self) -> None:
+        """One that waits for its confirmation holds up no other, up to the bound."""
+        broker = _Counting()
+        hub = await hub_with(broker)
+        broker.gate, broker.most = asyncio.Event(), 0
+        holding = asyncio.create_task(hub.hold(["a", "b", EVERYONE, "c"]))
+        while broker.waiting < 3:
+            await asyncio.sleep(0)
+        broker.gate.set()
+        await holding
+        assert sorted(broker.subscribed[-3:]) == ["a", "b", "c"]
+        await hub.hold([f"r{number}" for number in range(MOST_AT_ONCE + 50)])
+        assert broker.most == MOST_AT_ONCE
+        await hub.stop()
+
+    @pytest.mark.parametrize("how", ["refused", "cancelled"])
+    async def test_all_or_none(self, how: str) -> None:
+        """When one is refused, or the caller goes away, nobody holds any of them; the error is the broker's own."""
+        broker = _Counting()
+        hub = await hub_with(broker)
+        await hub.hold(["held"])
+        broker.gate = asyncio.Event()
+        holding = asyncio.create_task(hub.hold(["a", "held", "b", "c"]))
+        while broker.waiting < 3:
+            await asyncio.sleep(0)
+        if how == "refused":
+            broker.down = True
+            broker.gate.set()
+        else:
+            holding.cancel()
+        with pytest.raises(BrokerUnavailable if how == "refused" else asyncio.CancelledError):
+            await holding
+        assert hub.subscriptions._rooms["held"].holders == 1
+        assert not any(one.holders for room, one in hub.subscriptions._rooms.items() if room in "abc")
+        await hub.stop()
+
+
+class _Counting(MoodyBroker):
+    """Counts who waits in ``subscribe``."""
+
+    waiting = most = 0
+
+    async def subscribe(self, room: str) -> None:
+        self.waiting += 1
+        self.most = max(self.most, self.waiting)
+        try:
+            await asyncio.sleep(0)
+            await super().subscribe(room)
+        finally:
+            self.waiting -= 1
