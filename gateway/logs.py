@@ -26,7 +26,9 @@ import msgspec
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-__all__ = ["REDACTED", "configure_logging", "escape_controls", "redact", "redact_text", "visible"]
+from .visible import visible
+
+__all__ = ["REDACTED", "configure_logging", "escape_controls", "redact", "redact_text"]
 
 REDACTED = "[redacted]"
 LONGEST_TEXT = 2_000
@@ -49,10 +51,6 @@ _SIGNS = ("token", "authorization", "secret", "cookie", "passw", "jwt", "credent
 _PLAIN = frozenset((str, int, float, bool, type(None)))
 _OF_EVERY_RECORD = frozenset(logging.makeLogRecord({}).__dict__)
 _encode = msgspec.json.Encoder().encode
-_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))} | {
-    code: f"\\u{code:04x}"  # line separators, and marks that turn the direction of what follows
-    for code in (0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A), *range(0xD800, 0xE000))
-}
 
 
 class _Handler(logging.StreamHandler[TextIO]):
@@ -237,11 +235,6 @@ def _text(value: Any) -> str:
 def escape_controls(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Processor: make control characters visible, in all texts but the traceback, whose lines ``_Console`` indents."""
     return {_escape(key): (value if key == "exception" else _escape(value)) for key, value in event.items()}
-
-
-def visible(text: str) -> str:
-    """``text`` on one line, with every control character written out."""
-    return text.translate(_CONTROLS)
 
 
 def _escape(value: Any) -> Any:

@@ -6,17 +6,12 @@ import asyncio
 import base64
 import contextlib
 import json
-import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from .options import EXIT_FAILED, load, ops_url_of, plainly, reachable, setting_options
-
-if TYPE_CHECKING:
-    pass
+from .options import EXIT_FAILED, load, ops_of, ops_url_of, ops_url_of_variables, plainly, reachable, setting_options
 
 __all__ = ["healthcheck", "listen", "publish"]
 
@@ -38,18 +33,12 @@ def healthcheck(ops_url: str | None, ready: bool, timeout_seconds: float, config
 
     with plainly():
         reply = healthy(
-            ops_url or _ops_url_of_variables(assignments) or ops_url_of(load(config, assignments).settings),
+            ops_url or ops_url_of_variables(config, assignments) or ops_url_of(load(config, assignments).settings),
             "/readyz" if ready else "/healthz",
             timeout_seconds=timeout_seconds,
         )
     click.echo(reply.body.decode(errors="replace").strip() or str(reply.status))
     sys.exit(0 if reply.status == 200 else EXIT_FAILED)
-
-
-def _ops_url_of_variables(assignments: dict[str, str]) -> str | None:
-    """Where the ops listener is when variables say it all: they beat a file, and loading settings costs more than the question."""
-    host, port = (os.environ.get(f"TIDEGATE_OPS_{name}") for name in ("HOST", "PORT"))
-    return f"http://{reachable(host)}:{port}" if host and port and not assignments else None
 
 
 @click.command(short_help="Publish a message to a room.")
@@ -83,13 +72,13 @@ def publish(
 
     payload = sys.stdin.buffer.read() if text == "-" else text.encode("utf-8", "surrogateescape")
     with plainly():
-        settings = load(config, assignments).settings
+        url, key = ops_of(ops_url, config, assignments)
         answer = post(
-            ops_url or ops_url_of(settings),
+            url,
             room,
             payload,
             content_type=content_type or _content_type(payload),
-            api_key=settings.api_key.get_secret_value() if settings.api_key else None,
+            api_key=key,
             idempotency_key=idempotency_key,
         )
     click.echo(json.dumps(answer))
@@ -158,7 +147,7 @@ def _as_json(message: str | bytes) -> str:
 
 def _as_line(message: str | bytes) -> str:
     """One line, in which a message from another member cannot steer the terminal."""
-    from ..logs import visible
+    from ..visible import visible
 
     if isinstance(message, str):
         return visible(message)

@@ -72,9 +72,12 @@ def _response(
     except (KeyError, ValueError):
         raise ClientError(f"{url} is not an http:// or https:// address") from None
     try:
-        connection.request(
-            method, (address.path or "/") + (f"?{address.query}" if address.query else ""), body, dict(headers or {})
-        )
+        try:
+            connection.request(
+                method, (address.path or "/") + (f"?{address.query}" if address.query else ""), body, dict(headers or {})
+            )
+        except ValueError:  # a line break, or what is beyond Latin-1
+            raise ClientError("the key or another header has a character that HTTP does not carry", final=True) from None
         with connection.getresponse() as response:
             yield response
     except (OSError, http.client.HTTPException) as error:

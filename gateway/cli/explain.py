@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 import click
 
 from .client_http import ClientError, request
-from .options import EXIT_WRONG, load, ops_url_of, plainly, setting_options
+from .options import EXIT_WRONG, ops_of, plainly, setting_options
 
 __all__ = ["explain"]
 
@@ -49,9 +49,8 @@ def explain(
         click.echo("tidegate: say whom it is about: a connection's id, --user or --room", err=True)
         sys.exit(EXIT_WRONG)
     with plainly():
-        settings = load(config, assignments).settings
-        key = settings.api_key.get_secret_value() if settings.api_key else None
-        click.echo(_answer(ops_url or ops_url_of(settings), asked, key, as_json=as_json))
+        url, key = ops_of(ops_url, config, assignments)
+        click.echo(_answer(url, asked, key, as_json=as_json))
 
 
 def _answer(ops_url: str, asked: dict[str, str], key: str | None, *, as_json: bool) -> str:
@@ -61,6 +60,6 @@ def _answer(ops_url: str, asked: dict[str, str], key: str | None, *, as_json: bo
     if reply.status != 200:
         hint = " (the key is TIDEGATE_API_KEY, the same as the gateway's)" if reply.status == 401 else ""
         raise ClientError(f"no explanation: {reply.detail()}{hint}")
-    from ..logs import visible
+    from ..visible import visible
 
     return "\n".join(visible(line) for line in reply.body.decode(errors="replace").splitlines())

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import click
 
 from .client_http import ClientError, events, request
-from .options import load, ops_url_of, plainly, setting_options
+from .options import ops_of, plainly, setting_options
 from .top_view import BOLD, DIM, REVERSE, Styled, render
 
 __all__ = ["top"]
@@ -48,9 +48,8 @@ def top(
       tidegate top --once --json | jq .connections.now
     """
     with plainly(), contextlib.suppress(KeyboardInterrupt, BrokenPipeError):
-        settings = load(config, assignments).settings
-        key = api_key or (settings.api_key.get_secret_value() if settings.api_key else None)
-        source = _Source((ops_url or ops_url_of(settings)).rstrip("/"), key)
+        url, key = ops_of(ops_url, config, assignments)
+        source = _Source(url.rstrip("/"), api_key or key)
         screen: _Screen
         if as_json:
             screen = _Json()

@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ..logs import visible
+from ..visible import visible
 
 __all__ = ["BOLD", "DIM", "REVERSE", "Styled", "bytes_text", "cut", "render", "time_text"]
 

@@ -13,7 +13,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
-from ..logs import redact_text, visible
+from ..logs import redact_text
+from ..visible import visible
 
 __all__ = ["Check", "CheckResult", "NamedCheck"]
 

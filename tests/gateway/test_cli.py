@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -17,7 +18,7 @@ from click.testing import CliRunner, Result
 from websockets.sync.server import ServerConnection, serve
 
 import gateway
-from gateway.cli import main
+from gateway.cli import main, options
 from gateway.errors import StartupError
 from gateway.settings import Settings, check_exposure
 from gateway.settings.text import MASK, settings_table_markdown
@@ -252,6 +253,67 @@ def test_healthcheck_loads_no_settings_where_two_variables_say_it_all(monkeypatc
             assert run("healthcheck", env=env).exit_code == 0
         assert run("healthcheck", env={**env, "TIDEGATE_OPS_PORT": "9"}).exit_code == 1
         assert run("healthcheck", "--set", f"ops_port={port}", env={**env, "TIDEGATE_OPS_PORT": "9"}).exit_code == 0
+
+
+def test_the_commands_know_the_defaults_of_the_settings() -> None:
+    """They are written down twice, so that asking loads no settings."""
+    made = Settings()
+    assert (made.ops_host, str(made.ops_port)) == (options.OPS_HOST, options.OPS_PORT)
+
+
+@pytest.mark.parametrize(
+    ("env", "arguments", "config", "url", "key"),
+    [
+        ({}, {}, None, "http://127.0.0.1:9000", None),
+        ({"TIDEGATE_API_KEY": "k"}, {}, None, "http://127.0.0.1:9000", "k"),
+        ({"TIDEGATE_OPS_PORT": "9001", "TIDEGATE_API_KEY": "k"}, {}, None, "http://127.0.0.1:9001", "k"),
+        ({"TIDEGATE_OPS_PORT": "9001"}, {"ops_host": "::1"}, None, "http://[::1]:9001", None),
+        ({}, {}, "ops_port = 9002\napi_key = 'file'", "http://127.0.0.1:9002", "file"),
+        ({"TIDEGATE_API_KEY": "k"}, {}, "ops_port = 9002\napi_key = 'file'", "http://127.0.0.1:9002", "k"),
+        ({"TIDEGATE_OPS_HOST": "0.0.0.0", "TIDEGATE_OPS_PORT": "9"}, {}, "api_key = 'file'", "http://127.0.0.1:9", "file"),
+    ],
+)
+def test_where_and_with_which_key_is_what_the_settings_say(
+    env: dict[str, str], arguments: dict[str, str], config: str | None, url: str, key: str | None,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Whether or not they have to be loaded for it: assignments, variables, the file, the defaults, in this order."""
+    for name in [name for name in os.environ if name.startswith("TIDEGATE_")]:
+        monkeypatch.delenv(name)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    file = tmp_path / "gateway.toml" if config else None
+    if file is not None and config is not None:
+        file.write_text(config)
+    assert options.ops_of(None, file, arguments) == (url, key)
+    assert options.ops_of("http://there", file, arguments) == ("http://there", key)
+    loaded = options.load(file, arguments).settings
+    assert (options.ops_url_of(loaded), loaded.api_key and loaded.api_key.get_secret_value()) == (url, key)
+
+
+@pytest.mark.parametrize("variables", [{"TIDEGATE_OPS_PORT": "many"}, {"TIDEGATE_API_KEY": "with\nline"}])
+def test_variables_that_are_wrong_are_one_sentence(variables: dict[str, str]) -> None:
+    """No traceback: the settings' own words, or that HTTP carries no such key."""
+    result = run("publish", "lobby", "x", env=variables)
+    assert (result.exit_code, isinstance(result.exception, SystemExit)) in ((1, True), (2, True))
+    assert "TIDEGATE_OPS_PORT" in result.stderr or "HTTP does not carry" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["publish", "--help"], ["publish", "r", "x"], ["explain", "n-1"], ["healthcheck"]]
+)
+def test_the_clients_load_no_server_and_no_settings(arguments: list[str]) -> None:
+    """What takes most of a second to import is not imported by a command that asks a running gateway."""
+    heavy = ("pydantic", "structlog", "starlette", "uvicorn", "opentelemetry", "prometheus_client", "gateway.settings")
+    program = (
+        "import sys\nfrom gateway.cli import main\n"
+        f"try: main({[*arguments, *([] if '--help' in arguments else ['--ops-url', 'http://127.0.0.1:9'])]!r})\n"
+        "except SystemExit: pass\n"
+        f"print('LOADED', [name for name in {heavy!r} if name in sys.modules])"
+    )
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("TIDEGATE_")}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=clean, check=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "LOADED []"
 
 
 def test_healthcheck_of_nobody_is_one_sentence() -> None:
