@@ -64,7 +64,8 @@ async def console(*, scheme: str = "light", width: int = 1440, height: int = 100
     """A gateway with these settings, and a page that is not loaded yet. At the end it must not have complained."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from playwright.async_api import async_playwright
+        from playwright.async_api import async_playwright, expect
+    expect.set_options(timeout=20_000)
     path = chromium()
     async with running(**settings) as gateway, async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=path, args=FLAGS)

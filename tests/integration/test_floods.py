@@ -211,11 +211,11 @@ async def test_a_stop_in_the_middle_of_a_crowd_coming_in() -> None:
                     await asyncio.sleep(0.01)
 
         crowd = [asyncio.create_task(come(number)) for number in range(30)]
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while came < 100:
                 await asyncio.sleep(0.01)
-        assert await gateway.stop(timeout_seconds=10) == 0
-        async with asyncio.timeout(15):
+        assert await gateway.stop() == 0
+        async with asyncio.timeout(30):
             await asyncio.gather(*crowd)
         assert not [event for event in gateway.log if event["level"] in ("error", "critical") or "exception" in event]
 

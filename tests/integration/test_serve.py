@@ -167,7 +167,7 @@ def _drain(sock: socket.socket) -> bytes:
 
 async def test_sigterm_drains_two_hundred_clients() -> None:
     """Readiness turns first, newcomers are told to come back, closes are paced, each client sees 1012, the exit code is 0."""
-    settings = {"DRAIN__DELAY_SECONDS": "3", "DRAIN__PERIOD_SECONDS": "3"}
+    settings = {"DRAIN__DELAY_SECONDS": "3", "DRAIN__PERIOD_SECONDS": "3", "DRAIN__ABORT_AFTER_SECONDS": "60"}
     async with running(**settings) as gateway:
         clients = [await gateway.connect(f"r{number % 7}") for number in range(200)]
         assert (await gateway.get("/readyz", public=True))[0] == 200
@@ -197,7 +197,7 @@ async def test_sigterm_drains_two_hundred_clients() -> None:
         endings = Counter(await asyncio.gather(*waiting))
         assert endings == {(1012, "restarting"): 200}
         assert closed_at[-1] - closed_at[0] > 1.0
-        assert await gateway.stop() == 0
+        assert await gateway.stop(timeout_seconds=60) == 0
         assert gateway.events("drained")[0]["aborted"] == 0
         assert not [event for event in gateway.log if event["level"] in ("error", "critical") or "exception" in event]
 
