@@ -25,8 +25,8 @@ class Objective:
     meaning: str
 
 
-_JUDGED = 'outcome!="abandoned", reason=~"none|at-capacity|internal-error"'
-_FAILED = 'outcome!="abandoned", reason=~"at-capacity|internal-error"'
+_JUDGED = 'outcome!="abandoned", reason=~"none|at-capacity|unavailable|internal-error"'
+_FAILED = 'outcome!="abandoned", reason=~"at-capacity|unavailable|internal-error"'
 _CONFIRMED = "sum by (job) (rate(tidegate_delivery_confirm_seconds_count[5m]))"
 _TIMEOUTS = 'sum by (job) (rate(tidegate_delivery_confirms_total{result="timeout"}[5m]))'
 
@@ -35,7 +35,7 @@ HANDSHAKES = Objective(
     0.999,
     f"sum by (job) (rate(tidegate_handshakes_total{{{_JUDGED}}}[5m]))",
     f"sum by (job) (rate(tidegate_handshakes_total{{{_FAILED}}}[5m]))",
-    "Of the clients that had a right to come in, those that could not: no slot, or an error of ours.",
+    "Of the clients that had a right to come in, those that could not: no slot, no broker, or an error of ours.",
 )
 DELIVERY = Objective(
     "delivery_errors",

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from middleware.asgi import CONNECTION_ID, SELF_CHECK, Receive, Scope, Send, user_id
-from middleware.close import AT_CAPACITY, FORBIDDEN, RESTARTING
+from middleware.close import FORBIDDEN, RESTARTING, UNAVAILABLE
 
 from .connection import Connection
 from .errors import BrokerUnavailable, InvalidRoomName, JoinRefused
@@ -94,7 +94,7 @@ class Admission:
             return {"status": error.status, "close": error.close, "detail": error.detail, "headers": headers}
         if isinstance(error, BrokerUnavailable):  # its text, which names hosts, is for operators
             detail = "Rooms cannot be joined at the moment; try again."
-            return {"status": 503, "close": AT_CAPACITY, "detail": detail, "headers": [_retry_after(error.retry_after)]}
+            return {"status": 503, "close": UNAVAILABLE, "detail": detail, "headers": [_retry_after(error.retry_after)]}
         return None
 
     def _rooms(self, scope: Scope, room: str, user: str | None) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ MAX_ROUTES: Final = 64
 MAX_ROUTE_LENGTH: Final = 200
 _HANDSHAKES: Final = (
     ("accepted", "none"),
-    *(("refused", reason) for reason in ("forbidden", "unauthorized", "rate-limited", "at-capacity", "restarting")),
+    *(("refused", reason) for reason in ("forbidden", "unauthorized", "rate-limited", "at-capacity", "unavailable", "restarting")),
     ("abandoned", "abnormal"),
     ("failed", "internal-error"),
 )

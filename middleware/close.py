@@ -28,6 +28,7 @@ __all__ = [
     "RESTARTING",
     "SLOW_CONSUMER",
     "UNAUTHORIZED",
+    "UNAVAILABLE",
     "UNSUPPORTED_DATA",
     "Close",
 ]
@@ -90,6 +91,8 @@ INTERNAL_ERROR = Close(1011, "internal-error", retry=True)
 PING_TIMEOUT = Close(1011, "ping-timeout", retry=True)
 RESTARTING = Close(1012, "restarting", retry=True)
 AT_CAPACITY = Close(1013, "at-capacity", retry=True)
+UNAVAILABLE = Close(1013, "unavailable", retry=True)
+"""Something that the server needs is away, a broker for instance: there would be room. Code 1013 alone is ``at-capacity``."""
 SLOW_CONSUMER = Close(1013, "slow-consumer", retry=True)
 REPLACED = Close(4001, "replaced")
 UNAUTHORIZED = Close(4401, "unauthorized")
@@ -112,6 +115,7 @@ _ALL = (
     PING_TIMEOUT,
     RESTARTING,
     AT_CAPACITY,
+    UNAVAILABLE,
     SLOW_CONSUMER,
     REPLACED,
     UNAUTHORIZED,
@@ -129,6 +133,7 @@ _STATUS = {
     "at-capacity": 503,
     "going-away": 503,
     "restarting": 503,
+    "unavailable": 503,
 }
 
 _BY_CODE: dict[int, Close] = {close.code: close for close in reversed(_ALL)} | {1005: NORMAL, 1008: FORBIDDEN}

@@ -152,7 +152,7 @@ _ERRORS = Row(
     [
         lines(
             "Clients sent away, by reason",
-            "Handshakes that did not succeed. `at-capacity` and `internal-error` are ours; "
+            "Handshakes that did not succeed. `at-capacity`, `unavailable` and `internal-error` are ours; "
             "`unauthorized`, `forbidden` and `rate-limited` are the clients'.",
             HANDSHAKES,
             Query(

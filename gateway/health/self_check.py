@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from middleware.asgi import DENIAL_EXTENSION, SELF_CHECK, ASGIApp, Event, Scope
-from middleware.close import AT_CAPACITY, NORMAL, RATE_LIMITED, UNAUTHORIZED
+from middleware.close import AT_CAPACITY, NORMAL, RATE_LIMITED, UNAUTHORIZED, UNAVAILABLE
 
 __all__ = ["SelfCheckFailed", "WebSocketSelfCheck"]
 
@@ -76,7 +76,9 @@ class WebSocketSelfCheck:
     async def _converse(self, client: _Client, *, has_token: bool) -> str:
         refusal = await client.connect()
         if refusal is not None:
-            passing = {AT_CAPACITY.reason, RATE_LIMITED.reason} | (set() if has_token else {UNAUTHORIZED.reason})
+            passing = {AT_CAPACITY.reason, RATE_LIMITED.reason, UNAVAILABLE.reason} | (
+                set() if has_token else {UNAUTHORIZED.reason}
+            )
             if refusal not in passing:
                 raise SelfCheckFailed(f"handshake: refused with {refusal!r}")
             await client.leave()

@@ -140,6 +140,7 @@ async def test_while_the_broker_is_away_handshakes_get_503_and_a_time_to_come_ba
     broker.down = True
     refused = await run(server, websocket_scope(path_params={"room": "new"}))
     assert (refused.status, refused.response_headers[b"retry-after"]) == (503, b"3")
+    assert json.loads(refused.body)["reason"] == "unavailable"  # there would be room: not at-capacity
     member.say(text("lost"))
     await turn()
     assert server.hub.statistics().refused_by_broker == 1
