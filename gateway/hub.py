@@ -14,7 +14,7 @@ import itertools
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from middleware.close import NAMED, SLOW_CONSUMER, Close
@@ -32,6 +32,8 @@ __all__ = ["Hub", "HubStatistics", "Published"]
 
 MOST_AT_ONCE = 100
 """Rooms that one caller asks the broker for at the same time."""
+CLOSED_PER_TURN = 100
+"""Connections that one envelope closes before the event loop does other work."""
 
 logger = logging.getLogger("tidegate.server")
 
@@ -307,9 +309,15 @@ class Hub:
         if envelope.close is None:
             room.publish(envelope, self.registry.get(envelope.exclude) if envelope.exclude else None)
             return
-        room.flush()  # what was published before the close still goes out
-        for member in tuple(room.members):
-            member.close(envelope.close)
+        self._close_some(tuple(room.members), envelope.close)
+
+    def _close_some(self, members: Sequence[Connection], close: Close) -> None:
+        """Close them, each behind what was published to it before; a crowd takes several turns of the loop."""
+        for member in members[:CLOSED_PER_TURN]:
+            member.close(close)
+        rest = members[CLOSED_PER_TURN:]
+        if rest:
+            asyncio.get_running_loop().call_soon(self._close_some, rest, close)
 
     def _deliver_to_one(self, envelope: Envelope) -> None:
         connection = self.registry.get(envelope.target)

@@ -12,7 +12,7 @@ from gateway.broker import Deliver, MemoryBroker
 from gateway.connection import Connection
 from gateway.envelope import Envelope
 from gateway.errors import BrokerUnavailable, ConnectionClosed
-from gateway.hub import MOST_AT_ONCE, Hub
+from gateway.hub import CLOSED_PER_TURN, MOST_AT_ONCE, Hub
 from gateway.message import user_room
 from gateway.registry import EVERYONE
 from middleware.close import FORBIDDEN, REPLACED, Close
@@ -117,6 +117,21 @@ async def test_what_was_published_before_a_close_still_goes_out() -> None:
     await hub.publish(user_room("u"), "last words")
     await hub.close_user("u", FORBIDDEN)
     assert frames.written == [b"\x81\x0alast words"]
+    await hub.stop()
+
+
+async def test_a_crowd_is_closed_in_several_turns_of_the_loop() -> None:
+    """Each behind what was published before; whoever comes meanwhile stays."""
+    hub = await hub_with()
+    crowd = [await member(hub, user="u") for _ in range(2 * CLOSED_PER_TURN + 1)]
+    await hub.publish(user_room("u"), "last words")
+    await hub.close_user("u", FORBIDDEN)
+    newcomer, _ = await member(hub, user="u")
+    assert sum(connection.ending is FORBIDDEN for connection, _ in crowd) == CLOSED_PER_TURN
+    await turn()
+    assert all(connection.ending is FORBIDDEN for connection, _ in crowd)
+    assert {b"".join(frames.written) for _, frames in crowd} == {b"\x81\x0alast words"}
+    assert newcomer.ending is None
     await hub.stop()
 
 
