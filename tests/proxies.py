@@ -9,6 +9,9 @@ __all__ = ["Proxy"]
 
 Filter = Callable[[bytes], bytes]
 
+MOST_PIECES = 1_000
+"""On their way in one direction of one connection."""
+
 
 class Proxy:
     """Between clients and a server on 127.0.0.1.
@@ -75,19 +78,34 @@ class Proxy:
             self._tasks.discard(task)
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, filtering: Proxy | None) -> None:
+        """Until one side ends. A delay holds each piece back by itself, as a long way does: it does not make pieces fewer."""
+        under_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(MOST_PIECES)
+        reading = asyncio.ensure_future(self._read(reader, under_way))
+        loop = asyncio.get_running_loop()
         try:
             while True:
-                await self.open.wait()
-                piece = await reader.read(65536)
+                due, piece = await under_way.get()
+                await asyncio.sleep(due - loop.time())
                 await self.open.wait()
                 if not piece:
                     return
-                if self.delay_seconds:
-                    await asyncio.sleep(self.delay_seconds)
                 writer.write(filtering.to_client(piece) if filtering else piece)
                 await writer.drain()
         except OSError:
             return
+        finally:
+            reading.cancel()
+            await asyncio.wait((reading,))
+
+    async def _read(self, reader: asyncio.StreamReader, under_way: asyncio.Queue[tuple[float, bytes]]) -> None:
+        loop, piece = asyncio.get_running_loop(), b"x"
+        while piece:
+            await self.open.wait()
+            try:
+                piece = await reader.read(65536)
+            except OSError:
+                piece = b""
+            await under_way.put((loop.time() + self.delay_seconds, piece))
 
 
 def _as_it_is(piece: bytes) -> bytes:

@@ -150,9 +150,9 @@ def test_exemplars_lead_from_a_figure_to_its_trace(watched: Watched, name: str) 
 
 def test_an_alert_reaches_who_is_on_call(watched: Watched) -> None:
     """Through Alertmanager to a webhook, with summary, description and runbook filled in."""
-    alerts = {alert["labels"]["alertname"]: alert for note in watched.notifications for alert in note["alerts"]}
-    alert = alerts[ON_CALL]
-    assert alert["status"] == "firing"
+    alerts = [alert for note in watched.notifications for alert in note["alerts"] if alert["labels"]["alertname"] == ON_CALL]
+    alert = alerts[0]
+    assert alert["status"] == "firing"  # it may have been resolved since, and said so
     assert alert["labels"]["service"] == "tidegate"
     assert alert["annotations"]["summary"] == f"{alert['labels']['instance']} is full"
     assert alert["annotations"]["runbook_url"].endswith("/GatewayAtCapacity.md")

@@ -128,7 +128,7 @@ class Scenarios:
     async def test_a_node_far_from_the_engine(self, cluster: Cluster) -> None:
         """What comes late comes in order and once, and nobody misses anything."""
         before, sessions = await cluster.figures(), cluster.crowd.sessions
-        cluster.proxy.delay_seconds = 0.1  # per piece, and in both directions: readiness sends itself a message within 2 s
+        cluster.proxy.delay_seconds = 0.3
         try:
             for _ in range(2):
                 await cluster.crowd.all_hear(BACK_SECONDS)
