@@ -455,4 +455,4 @@ async def test_a_room_that_cannot_be_joined_now_says_so() -> None:
         stream = Stream(api, "/api/rooms/lobby/stream")
         async with asyncio.timeout(5):
             await stream.task
-        assert (stream.events, stream.complete) == ([("closed", {"code": 1013, "reason": "at-capacity"})], True)
+        assert (stream.events, stream.complete) == ([("closed", {"code": 1013, "reason": "unavailable"})], True)
