@@ -22,7 +22,7 @@ from ._credentials import BadCredentials, Sources
 from ._jwks import PublishedKeys
 from ._jwt import FixedKey, JwtChecker, TokenError
 from .asgi import ORIGIN_CHECKED, SELF_CHECK, ASGIApp
-from .close import INTERNAL_ERROR, UNAUTHORIZED
+from .close import UNAUTHORIZED, UNAVAILABLE
 from .layer import Guard, Layer, Link, Refuse
 
 __all__ = ["AuthMiddleware", "User", "Verify"]
@@ -262,7 +262,7 @@ def _refusal(link: Link, error: TokenError) -> Refuse:
     """The answer: what is wrong in general, never what is wrong with the token in particular."""
     link.observe(f"auth_refused_{error.why}")
     if error.why == "unavailable":
-        return Refuse(503, INTERNAL_ERROR, detail="tokens cannot be checked at the moment", retry_after=RETRY_SECONDS)
+        return Refuse(503, UNAVAILABLE, detail="tokens cannot be checked at the moment", retry_after=RETRY_SECONDS)
     detail, challenge = _ANSWERS[error.why]
     return Refuse(401, UNAUTHORIZED, detail=detail, headers=[(b"www-authenticate", challenge)])
 
