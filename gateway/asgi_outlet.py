@@ -127,7 +127,6 @@ class AsgiOutlet:
         self._queue.extend(batch.messages)
         self._bytes += batch.payload_bytes
         if batch.totals is not None:
-            batch.totals.taken += len(batch)
             batch.totals.ledger.watch(self)
         self._backlog.take(self._sent_messages + self._sending + len(self._queue), batch)
         self._start()

@@ -100,8 +100,8 @@ class Connection:
     """
 
     __slots__ = (
-        "__weakref__", "_cuts", "_interrupted", "_not_taken", "_reader", "_reading", "_receive", "before_send", "connected_at",
-        "ending", "frames", "id", "initiator", "metadata", "on_ended", "on_gave_up", "outlet", "received_bytes",
+        "__weakref__", "_cuts", "_interrupted", "_reader", "_reading", "_receive", "before_send", "connected_at", "ending",
+        "frames", "id", "initiator", "messages_not_taken", "metadata", "on_ended", "on_gave_up", "outlet", "received_bytes",
         "received_messages", "rooms", "scope", "state", "user",
     )  # fmt: skip
 
@@ -133,7 +133,7 @@ class Connection:
         self.on_gave_up: Callable[[Connection, Sequence[Taken], int, str], None] | None = None
         self.connected_at = time.monotonic()
         self.frames = frames
-        self.received_messages = self.received_bytes = self._not_taken = 0
+        self.received_messages = self.received_bytes = self.messages_not_taken = 0
         self._receive = receive
         self._reader = reader
         self._reading: asyncio.Task[Any] | None = None
@@ -232,11 +232,10 @@ class Connection:
 
     def write(self, batch: Batch) -> int:
         """Write a batch; returns how many messages were lost by it (see ``outlet``)."""
-        if self.state is not State.OPEN:
-            return len(batch)
-        lost = self.outlet.write(batch)
-        if lost:
-            self._not_taken += lost
+        lost = self.outlet.write(batch) if self.state is State.OPEN else len(batch)
+        self.messages_not_taken += lost
+        if batch.totals is not None:
+            batch.totals.taken += len(batch) - lost
         return lost
 
     def gave_up(self, taken: Sequence[Taken], messages: int, reason: str) -> None:
@@ -256,7 +255,7 @@ class Connection:
     @property
     def messages_dropped(self) -> int:
         """Messages that were to be written to it and were not."""
-        return self._not_taken + self.outlet.replaced_messages
+        return self.messages_not_taken + self.outlet.replaced_messages
 
     # -- ending
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import TypeVar
 
 import msgspec
@@ -34,6 +34,8 @@ class FanOut(msgspec.Struct, eq=False, gc=False):
     """How many of the messages a member is not to get any more: it had them before they set out, or joined behind them."""
     newcomers: dict[Connection, int] | None = None
     """Of those in ``ahead``, who joined behind messages that were waiting, and behind how many."""
+    apart: Set[Connection] = frozenset()
+    """Who is in ``own`` or ``ahead``; all others get the whole batch."""
     started: float = msgspec.field(default_factory=time.time)
     """When it set out, in seconds since the epoch."""
     finished: float = 0.0
@@ -68,11 +70,10 @@ class FanOut(msgspec.Struct, eq=False, gc=False):
         one = len(envelopes) == 1  # most are
         messages = [envelopes[0].message] if one else [envelope.message for envelope in envelopes]
         fan_out = cls(room, envelopes, Batch(messages, totals, envelopes), recipients, own, ahead, newcomers)
-        expected = len(recipients) * len(envelopes)
+        fan_out.expected = len(recipients) * len(messages)
         if own or ahead:
-            apart = own.keys() | ahead.keys()
-            expected -= sum([len(envelopes) - fan_out.count_for(member) for member in recipients if member in apart])
-        fan_out.expected = expected
+            fan_out.apart = apart = own.keys() | ahead.keys()
+            fan_out.expected -= sum([len(envelopes) - fan_out.count_for(member) for member in recipients if member in apart])
         return fan_out
 
     def is_before(self, member: Connection) -> bool:

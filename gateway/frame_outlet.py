@@ -53,16 +53,18 @@ class FrameOutlet:
             self.settle()
             if self._unsent > self._max_bytes or self._latest is not None:
                 return self._overflow(batch)
+            self._unsent = 0
         frames = self._frames
-        blob, payload_bytes = batch.encoded(frames.encoder)
-        unsent = self._unsent = frames.write(blob, len(batch.messages), payload_bytes)
+        if frames.encoder is batch.encoder:
+            blob, payload_bytes = batch.blob, batch.blob_bytes
+        else:
+            blob, payload_bytes = batch.encoded(frames.encoder)
+        unsent = frames.write(blob, len(batch.messages), payload_bytes)
         if unsent:
             if unsent < 0:
-                self._unsent = 0
                 return len(batch)
+            self._unsent = unsent
             self._wait_with(batch, len(blob))
-        elif batch.totals is not None:
-            batch.totals.taken += len(batch.messages)
         return 0
 
     def _wait_with(self, batch: Batch, size: int) -> None:
@@ -71,7 +73,6 @@ class FrameOutlet:
             self._backlog, self._position = self._backlog or Backlog(), 0
         self._position += size
         if batch.totals is not None:
-            batch.totals.taken += len(batch)
             self._backlog.take(self._position, batch)
             batch.totals.ledger.watch(self)
 
@@ -134,7 +135,6 @@ class FrameOutlet:
                 self._drop_latest(REPLACED)
             self._latest = latest = batch.newest()
             if latest.totals is not None:
-                latest.totals.taken += 1
                 latest.totals.buffered += 1
                 latest.totals.ledger.watch(self)
             self._frames.on_drained = self._on_drained
@@ -157,12 +157,10 @@ class FrameOutlet:
     def _put_latest(self) -> None:
         latest, self._latest = self._latest, None
         if latest is not None:
-            if latest.totals is not None:  # it is taken once more
-                latest.totals.taken -= 1
+            if latest.totals is not None:
                 latest.totals.buffered -= 1
             self._unsent = 0  # it is its turn, whatever the bound
             if self.write(latest) and latest.totals is not None:
-                latest.totals.taken += 1
                 latest.totals.lose(1, UNSENT)
                 self._tell(named(latest), 1, UNSENT)
 

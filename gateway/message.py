@@ -28,6 +28,7 @@ TEXT_FRAME, BINARY_FRAME = 0x81, 0x82
 """First byte of an unfragmented text and binary frame: FIN and opcode (RFC 6455 §5.2)."""
 
 MAX_ROOM_BYTES = 255
+_NOT_YET = object()
 _FORBIDDEN_IN_ROOM = re.compile("[\x00-\x1f\x7f-\x9f/\ufffd\ud800-\udfff\u2028\u2029]")
 
 
@@ -57,12 +58,6 @@ class Message:
         if isinstance(value, bytearray | memoryview):
             return cls(bytes(value))
         return cls(msgspec.json.encode(value).decode())
-
-    @classmethod
-    def of_event(cls, event: Event) -> Message:
-        """The message in a ``websocket.receive`` event; the empty message is one too."""
-        text = event.get("text")
-        return cls(text if text is not None else event["bytes"])
 
     @property
     def is_text(self) -> bool:
@@ -96,7 +91,7 @@ class Batch:
     ``envelopes`` are those that they came in, one each, where they are publications.
     """
 
-    __slots__ = ("_blob", "_encoder", "_others", "_size", "envelopes", "messages", "payload_bytes", "totals")
+    __slots__ = ("_others", "blob", "blob_bytes", "encoder", "envelopes", "messages", "totals")
 
     def __init__(
         self, messages: Sequence[Message], totals: NamespaceTotals | None = None, envelopes: Sequence[Envelope] = ()
@@ -104,12 +99,17 @@ class Batch:
         self.messages = messages
         self.totals = totals
         self.envelopes = envelopes
-        self.payload_bytes = len(messages[0].payload) if len(messages) == 1 else sum([len(one.payload) for one in messages])
-        self._blob: bytes | None = None
+        self.encoder: object = _NOT_YET
+        """Whose ``blob`` and ``blob_bytes`` are at hand, those of the first that asked: most rooms have one encoder."""
         self._others: dict[Encoder | None, tuple[bytes, int]] | None = None
 
     def __len__(self) -> int:
         return len(self.messages)
+
+    @property
+    def payload_bytes(self) -> int:
+        """Of all its messages."""
+        return sum([len(message.payload) for message in self.messages])
 
     def newest(self) -> Batch:
         """The last of its messages alone."""
@@ -117,11 +117,11 @@ class Batch:
 
     def encoded(self, encoder: Encoder | None) -> tuple[bytes, int]:
         """For connections that share ``encoder``: all frames, one behind the other, and the bytes of their bodies."""
-        if self._blob is None:  # most rooms have one encoder: what the first member needs is kept at hand
-            self._encoder = encoder
-            self._blob, self._size = self._encode(encoder)
-        if encoder is self._encoder:
-            return self._blob, self._size
+        if self.encoder is _NOT_YET:
+            self.blob, self.blob_bytes = self._encode(encoder)
+            self.encoder = encoder
+        if encoder is self.encoder:
+            return self.blob, self.blob_bytes
         others = self._others
         if others is None:
             others = self._others = {}
@@ -132,7 +132,7 @@ class Batch:
 
     def _encode(self, encoder: Encoder | None) -> tuple[bytes, int]:
         if encoder is None and len(self.messages) == 1:  # most are: no list, no copy
-            return self.messages[0].frame(), self.payload_bytes
+            return self.messages[0].frame(), len(self.messages[0].payload)
         frames = [message.frame(encoder) for message in self.messages]
         size = self.payload_bytes if encoder is None else sum([len(frame) - _header_bytes(frame) for frame in frames])
         return b"".join(frames), size

@@ -3,7 +3,8 @@
 Promises of both:
 
 1. ``write`` never waits and never raises: it returns how many of the batch's messages were not taken, 0 when all went well.
-   What is taken and then not sent after all is told to the batch's ``totals`` and to the ``Owner``, with the reason.
+   Whoever calls counts those that were. What is taken and then waits, or is not sent after all, is told to the batch's ``totals``,
+   and the loss to the ``Owner``, with the reason.
 2. What is taken leaves in order, also in relation to ``close``.
 3. What waits for one slow peer is bounded: ``max_bytes`` and one batch. Past the bound the policy acts on that peer alone:
    ``close`` ends it (``slow-consumer``), ``drop`` leaves out what comes, ``latest`` keeps of what comes only

@@ -22,7 +22,6 @@ from .connection import Connection
 from .envelope import Envelope
 from .fan_out import FanOut, without
 from .ledger import LEFT, SLOW, Ledger, NamespaceTotals
-from .message import Batch
 from .observer import Observers
 
 __all__ = ["PENDING_BYTES", "PENDING_MESSAGES", "Room", "RoomStatistics", "Turns"]
@@ -152,7 +151,9 @@ class Room:
         self.messages += 1
         if self._pending_bytes > PENDING_BYTES or len(pending) >= PENDING_MESSAGES:
             self._advance()  # one part: a big room gathers a little more than its bound, and stalls nobody
-        if not self._scheduled and self.has_pending:
+            if not self.has_pending:
+                return
+        if not self._scheduled:
             self._schedule()
 
     @property
@@ -224,7 +225,7 @@ class Room:
         if self._snapshot is None:
             self._snapshot = tuple(self.members)
         own = _positions(self._excluded, self.members) if self._excluded else _OWN
-        fan_out = FanOut.of(self.name, self._pending, self._totals, self._snapshot, own, self._ahead or {}, self._newcomers)
+        fan_out = FanOut.of(self.name, self._pending, self._totals, self._snapshot, own, self._ahead or _AHEAD, self._newcomers)
         accepted, totals = len(self._pending), self._totals
         totals.accepted += accepted
         totals.expected += fan_out.expected
@@ -238,26 +239,29 @@ class Room:
         return fan_out
 
     def _write_to(self, recipients: Sequence[Connection], fan_out: FanOut) -> None:
-        done = 0
-        batch: Batch | None = fan_out.batch
-        alike = not fan_out.own and not fan_out.ahead
+        whole, apart, totals = fan_out.batch, fan_out.apart, self._totals
+        taken = len(recipients) * len(whole.messages)
         for member in recipients:
-            if not alike:
-                batch = fan_out.share(member)
-            if batch is None:
-                continue
-            done += len(batch.messages)
+            batch = whole
+            if apart and member in apart:
+                share = fan_out.share(member)
+                taken -= len(whole) - len(share or ())
+                if share is None:
+                    continue
+                batch = share
             try:
-                lost = member.write(batch)
+                lost = member.outlet.write(batch)
             except Exception:  # an encoder's or an outlet's mistake
                 logger.exception("writing to a member failed")
                 member.close(INTERNAL_ERROR)
                 lost = len(batch)
             if lost:
-                done -= lost
+                taken -= lost
                 envelopes = fan_out.envelopes_for(member)[:lost] if self._observers.dropped else ()
+                member.messages_not_taken += lost
                 self._account(member, lost, fan_out, envelopes, SLOW)
-        fan_out.done += done
+        fan_out.done += taken
+        totals.taken += taken
         for told in self._observers.reached:
             told(recipients, fan_out)
 

@@ -61,7 +61,8 @@ class Validation:
         return message.data if self._parse is None else self._parsed(self._parse, message)
 
     def _checked(self, event: Event) -> Message:
-        message = Message.of_event(event)
+        text = event.get("text")
+        message = Message(event["bytes"] if text is None else text)  # the empty message is one, too
         if self._max_bytes is not None and len(message.payload) > self._max_bytes:
             raise InvalidMessage(MESSAGE_TOO_BIG, f"a message has at most {self._max_bytes} bytes")
         if self._allow != "any" and message.is_text is not (self._allow == "text"):

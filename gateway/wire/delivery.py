@@ -44,8 +44,8 @@ class Delivery(Keepalive):
             return
         self.received_messages += 1
         self.received_bytes += size
-        if self._on_message is not None and not self._blocked & BEHIND:
-            self._handle(message)
+        if self._on_message is not None:
+            self._handle(message, self._on_message)
             return
         self._inbox.append(message)
         self._inbox_bytes += len(message)
@@ -53,18 +53,17 @@ class Delivery(Keepalive):
             self._blocked |= FULL
         self._wake()
 
-    def _handle(self, message: str | bytes) -> None:
-        event: Event | None = _received(message)
-        hooks, handler = self._hooks, self._on_message
-        assert handler is not None, "there is a handler"
+    def _handle(self, message: str | bytes, handler: Callable[[Event], None]) -> None:
+        event: Event = {"type": "websocket.receive", "text" if isinstance(message, str) else "bytes": message}
+        hooks = self._hooks
         if hooks is None:
-            handler(event)  # type: ignore[arg-type]  # set just above
+            handler(event)
             return
-        event = hooks.inbound(event)  # type: ignore[arg-type]  # set just above
-        if event is not None:
+        passed = hooks.inbound(event)
+        if passed is not None:
             try:
                 if self.ending is None:
-                    handler(event)
+                    handler(passed)
             finally:  # what hooks opened for the message is closed, also when handling it failed
                 hooks.waiting()
 
@@ -96,7 +95,7 @@ class Delivery(Keepalive):
     def _catch_up(self) -> None:
         try:
             while self._inbox and self._on_message is not None and not self._blocked & HELD and self.initiator != "server":
-                self._handle(self._take_from_inbox())
+                self._handle(self._take_from_inbox(), self._on_message)
         except Exception as error:  # noqa: BLE001  # as in _parse
             self._handler_failed(error)
             return
@@ -166,9 +165,3 @@ class Delivery(Keepalive):
         self.finish(close, "server")
         if self._phase == OPEN:
             self._start_close(close.code, close.reason)
-
-
-def _received(message: str | bytes) -> Event:
-    if isinstance(message, str):
-        return {"type": "websocket.receive", "text": message}
-    return {"type": "websocket.receive", "bytes": message}

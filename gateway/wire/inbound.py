@@ -66,25 +66,29 @@ class Inbound(Delivery):
             self._parse(data)
 
     def _parse(self, data: bytes) -> None:
-        self._frames, at = 0, 0
+        self._frames, at, end = 0, 0, len(data)
         try:
-            while at < len(data) and not self._blocked:
-                if self._parser is None:
-                    at = self._take_plain_frames(data, at)
-                if at < len(data) and not self._blocked:
-                    at = self._take_frame(data, at)
+            if self._parser is None:
+                at = self._take_plain_frames(data, 0, end)
+            if at < end:  # most reads are one plain frame, and done with
+                self._parse_rest(data, at, end)
         except Exception as error:  # noqa: BLE001  # a handler or a hook failed: this connection's end, nobody else's
             self._handler_failed(error)
-            return
-        if at < len(data):
+
+    def _parse_rest(self, data: bytes, at: int, end: int) -> None:
+        """What begins with something else than a plain frame, or has to wait."""
+        while at < end and not self._blocked:
+            at = self._take_frame(data, at)
+            if self._parser is None and at < end and not self._blocked:
+                at = self._take_plain_frames(data, at, end)
+        if at < end:
             self._keep(data[at:])
         if self._parser is not None and self._deadlines.message == NEVER and self._phase == OPEN:
             self._expect_rest()
 
-    def _take_plain_frames(self, data: bytes, at: int) -> int:
+    def _take_plain_frames(self, data: bytes, at: int, end: int) -> int:
         """The fast path: whole, masked, unfragmented, uncompressed data frames (RFC 6455 §5.2)."""
         limit = self.options.max_message_bytes or _UNLIMITED
-        end = len(data)
         while end - at >= 6:
             first_byte = data[at]
             if first_byte != TEXT and first_byte != BINARY:
@@ -109,7 +113,7 @@ class Inbound(Delivery):
                     self._fail(BAD_PAYLOAD, str(error))
                     break
             self._deliver(message, size)
-            if self._blocked:
+            if at == end or self._blocked:
                 break
             self._frames += 1
             if not self._frames & 3 and self._is_turn_over():

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from gateway.errors import InvalidRoomName
 from gateway.message import MAX_ROOM_BYTES, Batch, Message, check_room, node_room, user_room
-from tests.middleware.asgi_helpers import binary, text
 
 
 class CountingEncoder:
@@ -29,10 +28,10 @@ def test_text_and_binary_differ_in_the_first_byte_of_the_frame() -> None:
 
 def test_an_empty_message_is_a_message() -> None:
     """The empty text survives as an empty frame and as an event with text."""
-    message = Message.of_event(text(""))
+    message = Message("")
     assert message.frame() == b"\x81\x00"
     assert message.event() == {"type": "websocket.send", "text": ""}
-    assert Message.of_event(binary(b"")).event() == {"type": "websocket.send", "bytes": b""}
+    assert Message(b"").event() == {"type": "websocket.send", "bytes": b""}
 
 
 def test_a_frame_is_built_once_per_encoder() -> None:
