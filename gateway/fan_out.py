@@ -84,11 +84,11 @@ class FanOut(msgspec.Struct, eq=False, gc=False):
 
     def next_part(self) -> Sequence[Connection]:
         """Whom to write to now."""
-        passed, part = self.passed, self.recipients
+        part, passed = self.recipients, self.passed
         if len(part) > MEMBERS_PER_TURN:
             part = part[self.at : self.at + MEMBERS_PER_TURN]
         self.at += len(part)
-        return [member for member in part if member not in passed] if passed else part
+        return part if passed is None else [member for member in part if member not in passed]
 
     def take_out(self, member: Connection) -> bool:
         """Do not come to ``member`` any more; False when it was reached or taken out before."""

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Literal, NamedTuple, get_args
+from dataclasses import dataclass
+from typing import Any, Final, Literal, get_args
 
 from .asgi import ASGIApp, Event, client_keys, payload_bytes
 from .bucket import FULL, TokenBucket
@@ -126,7 +127,8 @@ class RateLimitMiddleware(Layer):
         return self._guard(self._limits, link)
 
 
-class _Limits(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _Limits:
     """What the guards of one layer share."""
 
     message_bucket: TokenBucket | None
@@ -147,9 +149,8 @@ class _DelayGuard(Guard):
         self._messages_full_at = self._bytes_full_at = FULL
 
     def inbound(self, event: Event) -> Event | None:
-        messages, octets, clock, _, _ = self._limits
-        now = clock()
-        wait = 0.0
+        limits = self._limits
+        messages, octets, now, wait = limits.message_bucket, limits.byte_bucket, limits.clock(), 0.0
         if messages is not None:
             self._messages_full_at = full_at = messages.spend(self._messages_full_at, now)
             if full_at - now > messages.ample_seconds:
@@ -174,8 +175,8 @@ class _StrictGuard(_DelayGuard):
         self._tell_at = FULL
 
     def inbound(self, event: Event) -> Event | None:
-        messages, octets, clock, _, _ = self._limits
-        now = clock()
+        limits = self._limits
+        messages, octets, now = limits.message_bucket, limits.byte_bucket, limits.clock()
         size = 0 if octets is None else payload_bytes(event)
         too_many = messages is not None and messages.wait_seconds(self._messages_full_at, now)
         too_much = octets is not None and octets.wait_seconds(self._bytes_full_at, now, size)
