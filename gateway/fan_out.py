@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence, Set
+from itertools import filterfalse
 from typing import TypeVar
 
 import msgspec
@@ -72,8 +73,8 @@ class FanOut(msgspec.Struct, eq=False, gc=False):
         fan_out = cls(room, envelopes, Batch(messages, totals, envelopes), recipients, own, ahead, newcomers)
         fan_out.expected = len(recipients) * len(messages)
         if own or ahead:
-            fan_out.apart = apart = own.keys() | ahead.keys()
-            fan_out.expected -= sum([len(envelopes) - fan_out.count_for(member) for member in recipients if member in apart])
+            fan_out.apart = own.keys() | ahead.keys()
+            fan_out.expected -= fan_out.left_out()
         return fan_out
 
     def is_before(self, member: Connection) -> bool:
@@ -88,7 +89,7 @@ class FanOut(msgspec.Struct, eq=False, gc=False):
         if len(part) > MEMBERS_PER_TURN:
             part = part[self.at : self.at + MEMBERS_PER_TURN]
         self.at += len(part)
-        return part if passed is None else [member for member in part if member not in passed]
+        return part if passed is None else [*filterfalse(passed.__contains__, part)]
 
     def take_out(self, member: Connection) -> bool:
         """Do not come to ``member`` any more; False when it was reached or taken out before."""
@@ -106,6 +107,10 @@ class FanOut(msgspec.Struct, eq=False, gc=False):
         if self.missed is None:
             self.missed = set()
         self.missed.add(member)
+
+    def left_out(self) -> int:
+        """Deliveries that are not to be made, for each of ``apart``."""
+        return sum([len(self.envelopes) - self.count_for(member) for member in self.recipients if member in self.apart])
 
     def count_for(self, member: Connection) -> int:
         """How many of the messages are for ``member``."""

@@ -84,24 +84,20 @@ class Message:
         return f"<Message {'text' if self.is_text else 'binary'} {len(self.payload)} bytes>"
 
 
-class Batch:
-    """Messages that are written together; their joined frames are built once per encoder.
+class Batch(msgspec.Struct, eq=False, gc=False):
+    """Messages that are written together; their joined frames are built once per encoder."""
 
-    ``totals`` is where they are accounted for: messages of a room are, what an app sends to a connection by itself is not.
-    ``envelopes`` are those that they came in, one each, where they are publications.
-    """
-
-    __slots__ = ("_others", "blob", "blob_bytes", "encoder", "envelopes", "messages", "totals")
-
-    def __init__(
-        self, messages: Sequence[Message], totals: NamespaceTotals | None = None, envelopes: Sequence[Envelope] = ()
-    ) -> None:
-        self.messages = messages
-        self.totals = totals
-        self.envelopes = envelopes
-        self.encoder: object = _NOT_YET
-        """Whose ``blob`` and ``blob_bytes`` are at hand, those of the first that asked: most rooms have one encoder."""
-        self._others: dict[Encoder | None, tuple[bytes, int]] | None = None
+    messages: Sequence[Message]
+    totals: NamespaceTotals | None = None
+    """Where they are accounted for: messages of a room are, what an app sends to a connection by itself is not."""
+    envelopes: Sequence[Envelope] = ()
+    """Those that they came in, one each, where they are publications."""
+    encoder: object = _NOT_YET
+    """Whose ``blob`` and ``blob_bytes`` are at hand, those of the first that asked: most rooms have one encoder."""
+    blob: bytes = b""
+    blob_bytes: int = 0
+    others: dict[Encoder | None, tuple[bytes, int]] | None = None
+    """What other encoders made of it."""
 
     def __len__(self) -> int:
         return len(self.messages)
@@ -122,9 +118,9 @@ class Batch:
             self.encoder = encoder
         if encoder is self.encoder:
             return self.blob, self.blob_bytes
-        others = self._others
+        others = self.others
         if others is None:
-            others = self._others = {}
+            others = self.others = {}
         encoded = others.get(encoder)
         if encoded is None:
             encoded = others[encoder] = self._encode(encoder)
