@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 
+from gateway.telemetry.catalogue import CATALOGUE
+from middleware.catalogue import CATALOGUE as LAYERS
+
 from .helm import CASES, NAMESPACE, case, rendered
 from .objects import kinds, matches, one
 from .settings_schema import CHART
@@ -115,6 +118,18 @@ def test_nothing_that_watches_is_there_unless_asked_for() -> None:
     made = [document for name in CASES if "monitoring" not in name for document in case(name)]
     assert [document for document in made if document["apiVersion"].startswith("monitoring.coreos.com")] == []
     assert [document for document in kinds(made, "ConfigMap") if "dashboard" in document["metadata"]["name"]] == []
+
+
+@pytest.mark.parametrize(("name", "kind"), [("monitoring", "PodMonitor"), ("monitoring-service", "ServiceMonitor")])
+def test_rooms_keep_their_namespace_and_everything_else_gets_the_pods(name: str, kind: str) -> None:
+    """Of the labels that the operator gives a target, ours have only `namespace`; the series that scales has none of them."""
+    spec = one(case(name), kind)["spec"]
+    (endpoint,) = spec["podMetricsEndpoints" if kind == "PodMonitor" else "endpoints"]
+    assert endpoint["honorLabels"] is True
+    of_the_target = {"job", "instance", "namespace", "pod", "container", "endpoint", "service"}
+    ours = {f"tidegate_{metric.name}": set(metric.labels) for metric in (*CATALOGUE, *LAYERS)}
+    assert set().union(*ours.values()) & of_the_target == {"namespace"}
+    assert ours["tidegate_registered_connections"] == set()
 
 
 def test_the_dashboards_are_installed_as_they_are() -> None:
