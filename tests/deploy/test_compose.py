@@ -115,6 +115,12 @@ def test_images_are_pinned(name: str) -> None:
         assert re.fullmatch(r"[a-z/]+:v?\d+\.\d+\.\d+(-alpine)?@sha256:[0-9a-f]{64}", service["image"])
 
 
+def test_no_two_builds_make_one_image() -> None:
+    """Compose builds both at once, and the second could not store what the first has just stored under the same name."""
+    built = [service.get("image", name) for name, service in SERVICES.items() if "build" in service]
+    assert len(built) == len(set(built)) == len(GATEWAYS)
+
+
 @pytest.mark.parametrize("name", SERVICES)
 def test_everything_tells_whether_it_is_well(name: str) -> None:
     """A health check without a shell, and a restart after a crash."""
