@@ -8,6 +8,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
 PIN := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header
 DOCKER ?= docker
+IMAGE ?= tidegate
 ARGS ?=
 TEST_PROCESSES ?= 2
 DIST ?= dist
@@ -57,8 +58,8 @@ dist: $(BIN)/uv ## Build sdist and wheel into dist/ (DIST=elsewhere), and check 
 	$(BIN)/uv build --quiet --out-dir "$(DIST)"
 	$(BIN)/uv tool run --quiet 'twine>=6.1' check --strict "$(DIST)"/*.whl "$(DIST)"/*.tar.gz
 
-image: ## Build the container image `tidegate`
-	DOCKER_BUILDKIT=1 $(DOCKER) build --tag tidegate --build-arg REVISION="$$(git rev-parse HEAD 2>/dev/null || echo unknown)" \
+image: ## Build the container image `tidegate` (IMAGE=another:name)
+	DOCKER_BUILDKIT=1 $(DOCKER) build --tag "$(IMAGE)" --build-arg REVISION="$$(git rev-parse HEAD 2>/dev/null || echo unknown)" \
 	  --build-arg VERSION="$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' gateway/version.py)" $(ARGS) .
 
 image-test: $(VENV)/.installed-test ## Build the image and try it, in a Docker daemon of its own (needs root)

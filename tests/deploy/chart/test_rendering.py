@@ -102,6 +102,8 @@ def test_the_notes_say_what_to_do_next() -> None:
     assert "memory broker" in said
     assert "No token is asked for" in said
     assert "publish API is off" in said
+    assert "The image is tidegate:0.1.0, without a registry" in said
+    assert "without a registry" not in notes("default", "--set", "image.repository=registry.example.org/tidegate")
 
 
 def test_the_notes_warn_of_a_proxy_that_nobody_trusts() -> None:
