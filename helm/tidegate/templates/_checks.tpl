@@ -52,9 +52,53 @@ all of them are told at once. Types and unknown keys are the business of values.
 {{- if and $v.ingress.enabled (not (kindIs "string" $interval)) (ge (float64 $interval) (float64 $v.ingress.idleTimeoutSeconds)) }}
 - ingress.idleTimeoutSeconds ({{ int64 $v.ingress.idleTimeoutSeconds }}) is not above settings.keepalive.interval_seconds ({{ include "tidegate.text" $interval }}): the proxy would cut quiet connections between two pings; make it longer, or the interval shorter
 {{- end }}
+{{- if and $v.httpRoute.enabled (not $v.httpRoute.hostnames) }}
+- httpRoute.enabled without httpRoute.hostnames would take {{ join " and " $v.httpRoute.paths }} of every host of the Gateway; list the gateway's own
+{{- end }}
+{{- if and (contains "DualStack" $v.service.ipFamilyPolicy) (ne $v.listenAddress "::") }}
+- service.ipFamilyPolicy is {{ $v.service.ipFamilyPolicy }}, but listenAddress is {{ $v.listenAddress }}, which is IPv4 only; set listenAddress to "::", which is both
+{{- end }}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" (include "tidegate.fullname" .)) }}
+- the objects would be called {{ include "tidegate.fullname" . }}, and a Service's name begins with a letter, ends with a letter or figure, and has nothing else but these and hyphens; set fullnameOverride
+{{- end }}
+{{- if and (has (toString $v.strategy.maxSurge) (list "0" "0%")) (has (toString $v.strategy.maxUnavailable) (list "0" "0%")) }}
+- strategy.maxSurge and strategy.maxUnavailable are both 0, so that a rollout could neither add a pod nor take one away; set maxSurge to 1
+{{- end }}
+{{- if gt (int $v.monitoring.scrapeTimeoutSeconds) (int $v.monitoring.intervalSeconds) }}
+- monitoring.scrapeTimeoutSeconds ({{ $v.monitoring.scrapeTimeoutSeconds }}) is above monitoring.intervalSeconds ({{ $v.monitoring.intervalSeconds }}), which Prometheus refuses; lower it
+{{- end }}
+{{- if and $v.autoscaling.enabled (not ($v.resources.requests).cpu) }}
+- autoscaling.cpuPercent is a part of resources.requests.cpu, and there is none; give one
+{{- end }}
+{{- include "tidegate.problemsOfExtras" . }}
+{{- end }}
+
+{{/* What is given for the pod as Kubernetes takes it: names that are there twice it would refuse, or not notice. */}}
+{{- define "tidegate.problemsOfExtras" -}}
+{{- $v := .Values }}
 {{- range $v.extraEnv }}
 {{- if hasPrefix "TIDEGATE_" (upper .name) }}
 - extraEnv sets {{ .name }} behind the back of this chart's checks; use settings, broker or secrets
+{{- end }}
+{{- end }}
+{{- $names := list }}
+{{- range $v.extraVolumes }}{{ $names = append $names .name }}{{ end }}
+{{- if and (include "tidegate.ownTmp" .) (has "tmp" $names) }}
+- extraVolumes has a volume tmp, which is what the chart calls its own; mount it at /tmp, which replaces that one, or call it something else
+{{- end }}
+{{- range $v.extraVolumeMounts }}
+{{- if not (has .name (append $names (ternary "tmp" "" (eq (include "tidegate.ownTmp" $) "true")))) }}
+- extraVolumeMounts mounts {{ .name }}, which is not in extraVolumes; add it there
+{{- end }}
+{{- end }}
+{{- range $what, $field := dict "extraEnv" "name" "extraVolumes" "name" "extraVolumeMounts" "mountPath" }}
+{{- $seen := list }}
+{{- range index $v $what }}
+{{- $this := index . $field }}
+{{- if has $this $seen }}
+- {{ $what }} has {{ $this }} twice; take one away
+{{- end }}
+{{- $seen = append $seen $this }}
 {{- end }}
 {{- end }}
 {{- end }}

@@ -18,15 +18,15 @@
 
 {{/* What never changes, so that an upgrade finds the pods of the version before. */}}
 {{- define "tidegate.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "tidegate.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "tidegate.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: gateway
 {{- end }}
 
 {{/* The pods of `helm test`: no member of any Service, PodDisruptionBudget or ReplicaSet. */}}
 {{- define "tidegate.testLabels" -}}
-app.kubernetes.io/name: {{ include "tidegate.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "tidegate.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: test
 {{- end }}
 
@@ -138,7 +138,7 @@ scaleDown:
 nginx.ingress.kubernetes.io/proxy-read-timeout: {{ $seconds | quote }}
 nginx.ingress.kubernetes.io/proxy-send-timeout: {{ $seconds | quote }}
 {{- else if eq $controller "nginx-inc" }}
-nginx.org/websocket-services: {{ include "tidegate.fullname" . }}
+nginx.org/websocket-services: {{ include "tidegate.fullname" . | quote }}
 nginx.org/proxy-read-timeout: {{ $seconds }}s
 nginx.org/proxy-send-timeout: {{ $seconds }}s
 {{- else if eq $controller "haproxy" }}

@@ -14,9 +14,35 @@
 {{- $attributes := printf "k8s.namespace.name=%s,k8s.deployment.name=%s,k8s.pod.name=$(POD_NAME)" .Release.Namespace (include "tidegate.fullname" .) }}
 {{- $entries = append $entries (dict "name" "OTEL_RESOURCE_ATTRIBUTES" "value" $attributes) }}
 {{- end }}
-{{- with concat $entries .Values.extraEnv }}
+{{- /* What was given comes first, as an entry can name only those above it, and stands in the place of ours. */}}
+{{- $given := list }}
+{{- range .Values.extraEnv }}{{ $given = append $given .name }}{{ end }}
+{{- $all := .Values.extraEnv }}
+{{- range $entries }}{{ if not (has .name $given) }}{{ $all = append $all . }}{{ end }}{{ end }}
+{{- with $all }}
 env:
   {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* "true" when /tmp is a small volume of ours: the root is read-only, and nothing else is mounted there. */}}
+{{- define "tidegate.ownTmp" -}}
+{{- $own := .Values.securityContext.readOnlyRootFilesystem }}
+{{- range .Values.extraVolumeMounts }}{{ if eq (clean .mountPath) "/tmp" }}{{ $own = false }}{{ end }}{{ end }}
+{{- if $own }}true{{ end }}
+{{- end }}
+
+{{/*
+How many pods. With an autoscaler that is not for us to say, but a number that was there before and is left out now would become 1:
+so an upgrade says the one that is there. Without a cluster to ask (`helm template`) there is none.
+*/}}
+{{- define "tidegate.replicas" -}}
+{{- if not .Values.autoscaling.enabled }}
+{{- .Values.replicaCount }}
+{{- else }}
+{{- with lookup "apps/v1" "Deployment" .Release.Namespace (include "tidegate.fullname" .) }}
+{{- .spec.replicas | int }}
+{{- end }}
 {{- end }}
 {{- end }}
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
 
 from gateway.settings import load_settings
 from gateway.settings.models import check_exposure
-from gateway.telemetry.catalogue import CATALOGUE
 
 from .helm import CASES, NAMESPACE, Document, case, rendered
 from .objects import container, environment, kinds, matches, one, pod_specs, selectors
@@ -90,7 +91,7 @@ def test_the_grace_period_is_longer_than_the_drain(objects: list[Document]) -> N
 
 @pytest.mark.parametrize(
     ("drain", "margin", "hook", "grace"),
-    [((5, 20, 5), 10, 0, 40), ((7.5, 60, 5), 10, 5, 88), ((0, 0, 0.1), 2, 0, 3), ((30, 1800, 60), 30, 10, 1930)],
+    [((5, 20, 5), 10, 0, 40), ((7.5, 60, 5), 10, 5, 88), ((0, 0, 0.1), 5, 0, 6), ((30, 1800, 60), 30, 10, 1930)],
 )
 def test_grace_arithmetic(drain: tuple[float, float, float], margin: int, hook: int, grace: int) -> None:
     """Halves of seconds are rounded up."""
@@ -123,6 +124,13 @@ def test_a_rollout_never_lowers_capacity_and_comes_to_an_end(objects: list[Docum
     """New pods first."""
     rolling = one(objects, "Deployment")["spec"]["strategy"]["rollingUpdate"]
     assert rolling == {"maxSurge": 1, "maxUnavailable": 0}
+
+
+@pytest.mark.parametrize("seconds", [0, 10, 1800])
+def test_a_rollout_is_given_up_later_than_a_pod_counts_as_available(seconds: int) -> None:
+    """The API server refuses a deadline that is not above ``minReadySeconds``."""
+    spec = one(rendered({"minReadySeconds": seconds}), "Deployment")["spec"]
+    assert spec["progressDeadlineSeconds"] == seconds + 600
 
 
 def test_every_pod_meets_the_restricted_standard(objects: list[Document]) -> None:
@@ -205,6 +213,45 @@ def test_secrets_come_from_secrets_only() -> None:
     assert all(kinds(case(name), "Secret") == [] for name in CASES)
 
 
+def test_no_name_is_in_a_pod_twice(objects: list[Document]) -> None:
+    """Of variables, volumes and places: server-side apply refuses them."""
+    for _, spec in pod_specs(objects):
+        assert twice(volume["name"] for volume in spec.get("volumes", [])) == []
+        for one_of_them in spec["containers"]:
+            assert twice(entry["name"] for entry in one_of_them.get("env", [])) == []
+            assert twice(mount["mountPath"] for mount in one_of_them.get("volumeMounts", [])) == []
+
+
+def twice(names: Iterable[str]) -> list[str]:
+    return [name for name, count in Counter(names).items() if count > 1]
+
+
+def test_what_is_given_stands_in_the_place_of_ours() -> None:
+    """A variable by its name, /tmp by its path; and ours can name the variables that were given."""
+    given = [{"name": "OTEL_RESOURCE_ATTRIBUTES", "value": "a=b"}]
+    made = rendered({"settings.telemetry.otlp_endpoint": "http://collector:4318", "extraEnv": given})
+    assert [entry["name"] for entry in container(made)["env"]] == ["OTEL_RESOURCE_ATTRIBUTES", "POD_NAME"]
+    assert container(made)["env"][0] == given[0]
+    given = [{"name": "POD_NAME", "value": "mine"}]
+    made = rendered({"settings.telemetry.otlp_endpoint": "http://collector:4318", "extraEnv": given})
+    assert [entry["name"] for entry in container(made)["env"]] == ["POD_NAME", "OTEL_RESOURCE_ATTRIBUTES"]
+    volume, mount = {"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}}, {"name": "tmp", "mountPath": "/tmp/"}
+    made = rendered({"extraVolumes": [volume], "extraVolumeMounts": [mount]})
+    assert one(made, "Deployment")["spec"]["template"]["spec"]["volumes"] == [volume]
+    assert container(made)["volumeMounts"] == [mount]
+
+
+def test_names_that_yaml_would_read_as_something_else_stay_names() -> None:
+    """However a release and its namespace are called."""
+    made = rendered({"fullnameOverride": "true", "nameOverride": "123", "monitoring.enabled": True, "tests.token.name": "456"})
+    labels = one(made, "Deployment")["metadata"]["labels"]
+    assert labels["app.kubernetes.io/name"] == "123"
+    assert {document["metadata"]["name"].split("-")[0] for document in made} == {"true"}
+    assert one(made, "Pod")["spec"]["containers"][0]["env"][-1]["valueFrom"]["secretKeyRef"]["name"] == "456"
+    for document in made:
+        assert all(isinstance(value, str) for value in document["metadata"]["labels"].values())
+
+
 def test_a_changed_setting_rolls_the_pods_and_a_changed_label_does_not() -> None:
     """The checksum is that of the settings."""
 
@@ -256,31 +303,3 @@ def test_pods_spread_over_zones_and_hosts() -> None:
     assert spread("default") == {zone: "ScheduleAnyway", host: "ScheduleAnyway"}
     assert spread("ha-redis") == {zone: "DoNotSchedule", host: "ScheduleAnyway"}
     assert spread("read-only") == {host: "DoNotSchedule"}
-
-
-def test_the_metric_that_scales_is_one_that_the_gateway_has() -> None:
-    """A gauge without labels, so one series per pod; HPA and KEDA use the same."""
-    gauges = {f"tidegate_{metric.name}" for metric in CATALOGUE if metric.type == "gauge" and not metric.labels}
-    pods, cpu = one(case("hpa"), "HorizontalPodAutoscaler")["spec"]["metrics"]
-    assert pods["pods"]["metric"]["name"] in gauges
-    assert pods["pods"]["target"] == {"type": "AverageValue", "averageValue": "6000"}
-    assert cpu["containerResource"]["container"] == container(list(case("hpa")))["name"]
-    trigger, load = one(case("keda"), "ScaledObject")["spec"]["triggers"]
-    metric = pods["pods"]["metric"]["name"]
-    assert trigger["metadata"]["query"] == f'sum({metric}{{namespace="{NAMESPACE}", pod=~"tide-tidegate-.+"}})'
-    assert (trigger["metadata"]["threshold"], load["metadata"]["value"]) == ("7000", "75")
-
-
-@pytest.mark.parametrize(("name", "kind"), [("hpa", "HorizontalPodAutoscaler"), ("keda", "ScaledObject")])
-def test_an_autoscaler_scales_the_deployment_which_says_no_number(name: str, kind: str) -> None:
-    """Else every `helm upgrade` would undo what the autoscaler did. Up at once, down late and pod by pod."""
-    made = list(case(name))
-    spec = one(made, kind)["spec"]
-    deployment = one(made, "Deployment")
-    assert spec["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
-    assert "replicas" not in deployment["spec"]
-    behavior = spec["behavior"] if kind != "ScaledObject" else spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
-    assert behavior["scaleUp"]["stabilizationWindowSeconds"] == 0
-    assert behavior["scaleDown"]["stabilizationWindowSeconds"] == 900
-    assert behavior["scaleDown"]["policies"] == [{"type": "Pods", "value": 1, "periodSeconds": 300}]
-    assert kinds(made, "HorizontalPodAutoscaler" if name == "keda" else "ScaledObject") == []

@@ -32,8 +32,11 @@ def test_the_ops_port_is_in_a_headless_service_of_its_own() -> None:
 
 
 def test_a_load_balancer_keeps_the_clients_addresses() -> None:
-    """Limits per client count by them."""
-    spec = one(case("loadbalancer"), "Service", "tidegate")["spec"]
+    """Limits per client count by them. In the example TLS ends at it, as its port says."""
+    service = one(case("loadbalancer"), "Service", "tidegate")
+    assert any("ssl-cert" in name for name in service["metadata"]["annotations"])
+    spec = service["spec"]
+    assert [port["port"] for port in spec["ports"]] == [443]
     assert (spec["type"], spec["externalTrafficPolicy"]) == ("LoadBalancer", "Local")
     assert spec["loadBalancerSourceRanges"] == ["203.0.113.0/24"]
     assert "externalTrafficPolicy" not in one(case("default"), "Service", "tidegate")["spec"]
@@ -115,7 +118,9 @@ def test_egress_is_restricted_only_when_asked_for_and_names_can_still_be_looked_
 
 def test_nothing_that_watches_is_there_unless_asked_for() -> None:
     """Its kinds are unknown in a cluster without the operator."""
-    made = [document for name in CASES if "monitoring" not in name for document in case(name)]
+    silent = [name for name, path in CASES.items() if "monitoring:" not in path.read_text(encoding="utf-8")]
+    assert "default" in silent
+    made = [document for name in silent for document in case(name)]
     assert [document for document in made if document["apiVersion"].startswith("monitoring.coreos.com")] == []
     assert [document for document in kinds(made, "ConfigMap") if "dashboard" in document["metadata"]["name"]] == []
 

@@ -33,7 +33,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "reachable from outside (ingress.enabled) and everybody could join every room",
     ),
     "an HTTPRoute without tokens": (
-        {"httpRoute.enabled": True, "httpRoute.parentRefs": [{"name": "public"}]},
+        {"httpRoute.enabled": True, "httpRoute.parentRefs": [{"name": "public"}], "httpRoute.hostnames": ["a.example.org"]},
         "reachable from outside (httpRoute.enabled)",
     ),
     "a load balancer without tokens": ({"service.type": "LoadBalancer"}, "reachable from outside (service.type is LoadBalancer)"),
@@ -57,7 +57,52 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "set autoscaling.keda.prometheusAddress",
     ),
     "an Ingress for all hosts": ({**JWT, "ingress.enabled": True}, "ingress.enabled without ingress.hosts"),
-    "an HTTPRoute that hangs nowhere": ({**JWT, "httpRoute.enabled": True}, "httpRoute.enabled without httpRoute.parentRefs"),
+    "an HTTPRoute that hangs nowhere": (
+        {**JWT, "httpRoute.enabled": True, "httpRoute.hostnames": ["a.example.org"]},
+        "httpRoute.enabled without httpRoute.parentRefs",
+    ),
+    "an HTTPRoute for all hosts": (
+        {**JWT, "httpRoute.enabled": True, "httpRoute.parentRefs": [{"name": "public"}]},
+        "httpRoute.enabled without httpRoute.hostnames would take /ws and /dictionaries of every host",
+    ),
+    "both kinds of addresses, one listened on": (
+        {"service.ipFamilyPolicy": "PreferDualStack"},
+        "service.ipFamilyPolicy is PreferDualStack, but listenAddress is 0.0.0.0",
+    ),
+    "a name that no Service can have": ({"fullnameOverride": f"{38 * 'g'}--w"}, f"the objects would be called {38 * 'g'}-,"),
+    "a rollout that cannot move": (
+        {"strategy.maxSurge": 0, "strategy.maxUnavailable": "0%"},
+        "strategy.maxSurge and strategy.maxUnavailable are both 0",
+    ),
+    "a scrape longer than its interval": (
+        {"monitoring.intervalSeconds": 5},
+        "monitoring.scrapeTimeoutSeconds (10) is above monitoring.intervalSeconds (5)",
+    ),
+    "a percentage of nothing": (
+        {**REDIS, "autoscaling.enabled": True, "resources.requests.cpu": None},
+        "autoscaling.cpuPercent is a part of resources.requests.cpu",
+    ),
+    "a percentage of nothing at all": (
+        {**REDIS, "autoscaling.enabled": True, "resources.requests": None},
+        "autoscaling.cpuPercent is a part of resources.requests.cpu",
+    ),
+    "a volume with the name of the chart's own": (
+        {"extraVolumes": [{"name": "tmp", "emptyDir": {}}]},
+        "extraVolumes has a volume tmp, which is what the chart calls its own",
+    ),
+    "a mount of a volume that is not there": (
+        {"extraVolumeMounts": [{"name": "data", "mountPath": "/data"}]},
+        "extraVolumeMounts mounts data, which is not in extraVolumes",
+    ),
+    "a variable given twice": ({"extraEnv": [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]}, "extraEnv has A twice"),
+    "two volumes of one name": (
+        {"extraVolumes": [{"name": "a", "emptyDir": {}}, {"name": "a", "emptyDir": {}}]},
+        "extraVolumes has a twice",
+    ),
+    "two volumes at one place": (
+        {"extraVolumes": [{"name": "a", "emptyDir": {}}], "extraVolumeMounts": [{"name": "a", "mountPath": "/a"}] * 2},
+        "extraVolumeMounts has /a twice",
+    ),
     "pings too seldom for the proxy": (
         {**JWT, "ingress.enabled": True, "ingress.hosts": ["a.example.org"], "ingress.idleTimeoutSeconds": 20},
         "ingress.idleTimeoutSeconds (20) is not above settings.keepalive.interval_seconds (20)",
@@ -146,6 +191,46 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
         'commonLabels: Property name of "app.kubernetes.io/name" does not match',
         "invalid propertyName 'app.kubernetes.io/name'",
     ),
+    "the label by which a monitor finds its Service": (
+        {"commonLabels": {"tidegate/listener": "x"}},
+        'commonLabels: Property name of "tidegate/listener" does not match',
+        "invalid propertyName 'tidegate/listener'",
+    ),
+    "a label that no object can have": (
+        {"podLabels": {"team": "real time"}},
+        "podLabels.team: Does not match pattern",
+        "'/podLabels/team': 'real time' does not match pattern",
+    ),
+    "a name that begins with a figure": (
+        {"fullnameOverride": "1gw"},
+        "fullnameOverride: Does not match pattern",
+        "'/fullnameOverride': '1gw' does not match pattern",
+    ),
+    "a peer that is two things": (
+        {"networkPolicy.publicFrom": [{"ipBlock": {"cidr": "10.0.0.0/8"}, "podSelector": {}}]},
+        "networkPolicy.publicFrom.0: Must validate one and only one schema (oneOf)",
+        "'/networkPolicy/publicFrom/0': 'oneOf' failed",
+    ),
+    "a peer that is nothing": (
+        {"networkPolicy.opsFrom": [{}]},
+        "networkPolicy.opsFrom.0: Must validate one and only one schema (oneOf)",
+        "'/networkPolicy/opsFrom/0': 'oneOf' failed",
+    ),
+    "a selector misspelt, which would select everything": (
+        {"networkPolicy.apiFrom": [{"podSelector": {"matchLabel": {"app": "backend"}}}]},
+        "networkPolicy.apiFrom.0.podSelector: Additional property matchLabel is not allowed",
+        "additional properties 'matchLabel' not allowed",
+    ),
+    "a rule that would let everything out": (
+        {"networkPolicy.egress.rules": [{}]},
+        "networkPolicy.egress.rules.0: Must have at least 1 properties",
+        "'/networkPolicy/egress/rules/0': minProperties: got 0, want 1",
+    ),
+    "a margin shorter than stopping takes": (
+        {"terminationGraceMarginSeconds": 4},
+        "terminationGraceMarginSeconds: Must be greater than or equal to 5",
+        "'/terminationGraceMarginSeconds': minimum: got 4, want 5",
+    ),
 }
 
 
@@ -168,6 +253,9 @@ def test_what_is_misspelt_or_of_the_wrong_type_is_refused(what: str) -> None:
         {**REDIS, "autoscaling.enabled": True, "settings.connection_limit.total": "off"},
         {**JWT, "ingress.enabled": True, "ingress.hosts": ["a"], "settings.keepalive.interval_seconds": "off"},
         {"broker.url": "redis://redis:6379/0?client_name=a@b"},
+        {"service.ipFamilyPolicy": "RequireDualStack", "listenAddress": "::"},
+        {"strategy.maxSurge": 0, "strategy.maxUnavailable": 1},
+        {**REDIS, "autoscaling.enabled": True, "autoscaling.cpuPercent": 350},
     ],
     ids=lambda sets: ", ".join(sets),
 )

@@ -113,6 +113,26 @@ def test_the_notes_warn_of_a_proxy_that_nobody_trusts() -> None:
     assert "keepalive.interval_seconds is off" in notes("ingress", "--set", "settings.keepalive.interval_seconds=off")
 
 
+def test_the_notes_say_how_clients_come_from_outside() -> None:
+    """Where a load balancer or a node port is, and what it does with addresses and with pods that end."""
+    balanced = notes("loadbalancer")
+    assert "get service tide-tidegate --output jsonpath='{.status.loadBalancer.ingress[0]}'" in balanced
+    assert "and whose port is 443" in balanced
+    assert "preStopSeconds" not in balanced
+    assert "--url ws://127.0.0.1:8000 --token …" in balanced
+    assert "set preStopSeconds" in notes("loadbalancer", "--set", "preStopSeconds=0")
+    assert "share the limits of" in notes("loadbalancer", "--set", "service.externalTrafficPolicy=Cluster")
+    assert "at any node that runs a pod" in notes("loadbalancer", "--set", "service.type=NodePort")
+
+
+def test_the_notes_say_what_watching_and_scaling_need() -> None:
+    """A scraper that is let in, and series for the autoscaler."""
+    assert "Only whom networkPolicy.opsFrom names may scrape." in notes("monitoring")
+    assert "and it names nobody." in notes("monitoring", "--set-json", "networkPolicy.opsFrom=[]")
+    assert "monitoring.enabled is false" not in notes("keda")
+    assert "monitoring.enabled is false" in notes("keda", "--set", "monitoring.enabled=false")
+
+
 def notes(name: str, *arguments: str) -> str:
     """The notes; only Helm 4 shows them without a cluster."""
     command: list[str | Path] = [
