@@ -1,7 +1,7 @@
 """What `helm test` runs, in a pod of the gateway's own image: every probe, and a message to itself, through the Services.
 
-Environment: ``PUBLIC`` and ``OPS`` (host:port), ``AUTH_MODE`` (``none`` or ``jwt``), ``TOKEN`` (optional, for ``jwt``), and
-``PATIENCE_SECONDS``, how long a release that was just installed may take to answer.
+Environment: ``PUBLIC`` and ``OPS`` (host:port), ``AUTH_MODE`` (``none`` or ``jwt``), ``TOKEN`` (optional, for ``jwt``), ``KIND`` of
+the message (``text`` or ``binary``), and ``PATIENCE_SECONDS``, how long a release that was just installed may take to answer.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import time
 import uuid
 from collections.abc import Callable
 
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import InvalidStatus, WebSocketException
 from websockets.sync.client import connect
 
 PUBLIC, OPS = os.environ["PUBLIC"], os.environ["OPS"]
 AUTH_MODE, TOKEN = os.environ["AUTH_MODE"], os.environ.get("TOKEN", "")
+KIND = os.environ.get("KIND", "text")
 PATIENCE_SECONDS = float(os.environ.get("PATIENCE_SECONDS", "60"))
 
 
@@ -36,7 +37,8 @@ def answers(address: str, path: str, status: int, text: str = "") -> None:
 
 def speaks() -> None:
     """A message through a room of its own comes back; a stranger is asked for a token."""
-    room, message = f"helm-test-{uuid.uuid4().hex}", f"high water {uuid.uuid4().hex}"
+    room, text = f"helm-test-{uuid.uuid4().hex}", f"high water {uuid.uuid4().hex}"
+    message = text.encode() if KIND == "binary" else text
     url = f"ws://{PUBLIC}/ws/{room}?echo=1"
     headers = {"Authorization": f"Bearer {TOKEN}"} if TOKEN else {}
     try:
@@ -70,7 +72,7 @@ def main() -> int:
         while True:
             try:
                 check()
-            except (OSError, RuntimeError, http.client.HTTPException) as error:
+            except (OSError, RuntimeError, http.client.HTTPException, WebSocketException) as error:
                 if time.monotonic() >= deadline:
                     print(f"FAILED  {name}: {error}", flush=True)
                     return 1

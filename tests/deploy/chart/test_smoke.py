@@ -85,6 +85,25 @@ async def test_a_gateway_that_lets_strangers_in_fails_the_test_of_one_that_shoul
     assert "FAILED  a stranger is refused" in said
 
 
+async def test_a_gateway_that_takes_only_bytes_is_sent_bytes() -> None:
+    """The message is of a kind that the settings let in."""
+    made = rendered({"settings.message.allow": "binary"})
+    async with running(**settings(made)) as gateway:
+        code, said = await smoke(gateway, made)
+    assert (code, "a message comes back over a WebSocket" in said) == (0, True), said
+
+
+async def test_a_socket_that_is_closed_is_a_failure_with_a_reason() -> None:
+    """Not a traceback, here of a gateway that takes no message of that length."""
+    made = rendered({"settings.message.max_bytes": 1})
+    async with running(**settings(made)) as gateway:
+        code, said = await smoke(gateway, made)
+    assert code == 1
+    assert "FAILED  a message comes back over a WebSocket: " in said
+    assert "1009" in said
+    assert "Traceback" not in said
+
+
 async def test_nobody_there_is_a_failure_with_a_reason() -> None:
     """Not a traceback."""
     with socket.create_server(("127.0.0.1", 0)) as closed:
