@@ -6,7 +6,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
-PIN := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header
+COOL_DOWN ?= 7 days
+PIN := $(BIN)/uv pip compile --quiet --exclude-newer "$(COOL_DOWN)" --universal --python-version 3.11 --generate-hashes --no-header
 DOCKER ?= docker
 IMAGE ?= tidegate
 ARGS ?=
@@ -55,8 +56,8 @@ dashboards: $(VENV)/.installed-dashboards ## Write dashboards and recording rule
 
 dist: $(BIN)/uv ## Build sdist and wheel into dist/ (DIST=elsewhere), and check their metadata
 	rm -f "$(DIST)"/tidegate-*.whl "$(DIST)"/tidegate-*.tar.gz
-	$(BIN)/uv build --quiet --out-dir "$(DIST)"
-	$(BIN)/uv tool run --quiet 'twine>=6.1' check --strict "$(DIST)"/*.whl "$(DIST)"/*.tar.gz
+	$(BIN)/uv build --quiet --build-constraints requirements-build.txt --require-hashes --out-dir "$(DIST)"
+	$(BIN)/uv tool run --quiet --exclude-newer "$(COOL_DOWN)" twine==7.0.0 check --strict "$(DIST)"/*.whl "$(DIST)"/*.tar.gz
 
 image: ## Build the container image `tidegate` (IMAGE=another:name)
 	DOCKER_BUILDKIT=1 $(DOCKER) build --tag "$(IMAGE)" --build-arg REVISION="$$(git rev-parse HEAD 2>/dev/null || echo unknown)" \
@@ -65,7 +66,7 @@ image: ## Build the container image `tidegate` (IMAGE=another:name)
 image-test: $(VENV)/.installed-test ## Build the image and try it, in a Docker daemon of its own (needs root)
 	$(BIN)/python -m pytest -m image tests/deploy/image $(ARGS)
 
-requirements: | $(BIN)/uv ## Pin what the image installs (ARGS=--upgrade: the newest of everything)
+requirements: | $(BIN)/uv ## Pin what the image and releases are built from, out for a week (ARGS=--upgrade: the newest)
 	$(PIN) --extra redis --extra nats --output-file requirements.txt $(ARGS) pyproject.toml
 	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
 	  | $(PIN) --output-file requirements-build.txt $(ARGS) -
@@ -82,7 +83,7 @@ $(BIN)/uv:
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	  { echo "This Python comes without venv. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.7'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.9.17'
 	@touch $@
 
 $(VENV)/.installed: pyproject.toml gateway/version.py | $(BIN)/uv

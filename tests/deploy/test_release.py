@@ -120,14 +120,24 @@ def test_a_wheel_from_the_sdist_is_the_wheel_from_the_tree(built: Built, tmp_pat
     with tarfile.open(built.sdist) as archive:
         archive.extractall(tmp_path, filter="data")
     uv = need("uv", how=UV)
-    run(uv, "build", "--quiet", "--wheel", "--out-dir", tmp_path / "again", tmp_path / f"tidegate-{__version__}")
-    assert _digest(tmp_path / "again" / built.wheel.name) == _digest(built.wheel)
-    run(uv, "build", "--quiet", "--wheel", "--out-dir", tmp_path / "tree", built.tree)
-    assert _digest(tmp_path / "tree" / built.wheel.name) == _digest(built.wheel)
+    for name, source in {"again": tmp_path / f"tidegate-{__version__}", "tree": built.tree}.items():
+        tools = ("--build-constraints", source / "requirements-build.txt", "--require-hashes")
+        run(uv, "build", "--quiet", "--wheel", *tools, "--out-dir", tmp_path / name, source)
+        assert _digest(tmp_path / name / built.wheel.name) == _digest(built.wheel)
 
 
 def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_what_builds_a_release_is_pinned_and_hashed(built: Built, tmp_path: Path) -> None:
+    """A build backend with another hash than the one that was written down builds nothing."""
+    tree = shutil.copytree(built.tree, tmp_path / "tree")
+    pins = tree / "requirements-build.txt"
+    pins.write_text(re.sub(r"sha256:[0-9a-f]{64}", f"sha256:{64 * '0'}", pins.read_text(encoding="utf-8")), encoding="utf-8")
+    uv = Path(need("uv", how=UV))
+    with pytest.raises(AssertionError, match="Hash mismatch"):
+        run("make", "--silent", "dist", f"DIST={tmp_path / 'dist'}", f"BIN={uv.parent}", cwd=tree)
 
 
 def test_the_installed_command_says_its_version(installed: Installed, tmp_path: Path) -> None:
