@@ -24,7 +24,7 @@ CONFINED = (
     "--network", "host", "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--memory", "256m",
 )  # fmt: skip
 STARTS: list[float] = []
-"""Seconds from the start of each container's process to its readiness; judged nowhere."""
+"""Seconds from the start of each container's process to its readiness."""
 MEASURED: list[str] = []
 """What else was measured, in words; shown at the end of the run."""
 

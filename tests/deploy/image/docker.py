@@ -45,9 +45,10 @@ def missing_tools() -> list[str]:
 
 
 class Docker:
-    """A client of one daemon. ``build`` is BuildKit's."""
+    """A client of one daemon, which is the tests' ``own`` or else has the upstream base. ``build`` is BuildKit's."""
 
-    def __init__(self, host: str) -> None:
+    def __init__(self, host: str, *, own: bool) -> None:
+        self.own = own
         # Of several clients Debian's: a newer one wants BuildKit as a plugin that may not be there.
         self.client = next(path for path in ("/usr/bin/docker", shutil.which("docker")) if path and Path(path).exists())
         self.environment = {**os.environ, "DOCKER_HOST": host, "DOCKER_BUILDKIT": "1"}
@@ -79,7 +80,7 @@ class Docker:
 
 def borrowed_daemon(host: str) -> Docker:
     """A daemon that runs already, with the base image from where it gets its images."""
-    docker = Docker(host)
+    docker = Docker(host, own=False)
     if docker.ask("image", "inspect", _name_in_the_dockerfile()).returncode:
         docker.run("pull", "--quiet", _name_in_the_dockerfile(), timeout_seconds=600)
     return docker
@@ -91,7 +92,7 @@ def own_daemon() -> Iterator[Docker]:
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / "lock").open("w") as lock, tempfile.TemporaryDirectory(prefix="tidegate-docker-") as folder:
         _lock(lock.fileno())
-        docker = Docker(f"unix://{folder}/socket")
+        docker = Docker(f"unix://{folder}/socket", own=True)
         process = _start(Path(folder), lock.fileno())
         try:
             _wait_until_it_answers(docker, process, Path(folder, "log"))

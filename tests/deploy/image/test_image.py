@@ -15,7 +15,7 @@ from .docker import ROOT, Docker
 pytestmark = [pytest.mark.image, pytest.mark.timeout(900)]
 
 SLIM_MEGABYTES = 130
-"""python:3.11-slim-bookworm, unpacked (rounded up): there is no registry here to measure it."""
+"""python:3.11-slim-bookworm, unpacked (rounded up), for where there is no registry to get it from and measure it."""
 
 
 def test_the_labels_say_what_it_is(image: Docker) -> None:
@@ -45,10 +45,19 @@ def test_it_runs_as_nobody_and_without_a_shell(image: Docker) -> None:
 
 
 def test_it_adds_little_to_its_base(image: Docker) -> None:
-    """Less than what is left of 200 MB on the upstream slim image."""
-    added = (image.inspect("image", "tidegate")["Size"] - image.inspect("image", _base(image))["Size"]) / 1_000_000
-    MEASURED.append(f"the image adds {added:.1f} MB to its base")
+    """Less than what is left of 200 MB on the upstream slim image; where that is the base, the whole is less than 200 MB."""
+    whole = _megabytes(image, "tidegate")
+    added = whole - _megabytes(image, _base(image))
+    MEASURED.append(f"the image adds {added:.1f} MB to its base, which makes {whole:.1f} MB")
     assert 10 < added < 200 - SLIM_MEGABYTES
+    if not image.own:
+        assert whole < 200
+
+
+def _megabytes(docker: Docker, name: str) -> float:
+    """The unpacked layers; what ``inspect`` calls the size depends on how the daemon stores images."""
+    layers = docker.run("history", "--human=false", "--format", "{{.Size}}", name).split()
+    return sum(map(int, layers)) / 1_000_000
 
 
 def _base(docker: Docker) -> str:
