@@ -32,7 +32,7 @@ WRITES = {
     ("release", "publish-packages"): {"attestations", "id-token"},
     ("release", "publish-image"): {"packages"},
     ("release", "publish-index"): {"attestations", "id-token", "packages"},
-    ("release", "publish-chart"): {"packages"},
+    ("release", "publish-chart"): {"attestations", "id-token", "packages"},
     ("release", "announce"): {"contents"},
 }
 
@@ -193,6 +193,41 @@ def test_nothing_is_published_that_was_not_tested() -> None:
         if ("release", name) in WRITES:
             assert {"test", "lint", "image", "chart", "build"} <= waits_for(name), name
             assert job("release", name)["environment"] == "release"
+
+
+def test_both_architectures_are_tried_before_they_are_public() -> None:
+    """By the whole test of the image, and what is pushed has been started, and carries what is in it and how it was built."""
+    matrix = job("release", "publish-image")["strategy"]["matrix"]["include"]
+    assert {one["runner"] for one in matrix} == set(job("image", "image")["strategy"]["matrix"]["runner"])
+    (script,) = (step["run"] for step in job("release", "publish-image")["steps"] if "run" in step)
+    assert script.index("--load") < script.index("docker run ") < script.index("--push")
+    assert "--provenance=mode=max --sbom=true" in script
+
+
+def test_a_tag_beside_main_is_not_released() -> None:
+    """The job that everything published waits for looks for the tag in main's history, all of which it has."""
+    checkout, look = job("release", "build")["steps"][:2]
+    assert checkout["with"]["fetch-depth"] == 0
+    assert look["run"] == "git merge-base --is-ancestor HEAD origin/main"
+
+
+def test_whatever_is_published_is_attested() -> None:
+    """Packages, image and chart, the latter two by their digest in the registry."""
+    attesting = {
+        name: step["with"]
+        for (workflow, name) in JOBS
+        for step in job(workflow, name).get("steps", [])
+        if step.get("uses", "").startswith("actions/attest-build-provenance@")
+    }
+    assert set(attesting) == {"publish-packages", "publish-index", "publish-chart"}
+    assert all(attesting[name]["push-to-registry"] for name in ("publish-index", "publish-chart"))
+
+
+def test_every_kind_of_pin_is_looked_after() -> None:
+    """Actions, Python packages and the images of the Compose file; nothing before it has been out for a week."""
+    updates = yaml.safe_load((ROOT / ".github" / "dependabot.yml").read_text(encoding="utf-8"))["updates"]
+    assert {update["package-ecosystem"] for update in updates} == {"github-actions", "pip", "docker-compose"}
+    assert {update["cooldown"]["default-days"] for update in updates} == {7}
 
 
 def waits_for(name: str) -> set[str]:
