@@ -95,9 +95,9 @@ def rendered(
     return documents(output(version, *template(values, sets, kubernetes, chart)))
 
 
-def refusal(version: str, sets: Mapping[str, Any], *values: Path) -> str:
-    """What Helm says when it refuses these values; it has to."""
-    done = run(version, *template(values, sets))
+def refusal(version: str, sets: Mapping[str, Any], *values: Path, only: str | None = None) -> str:
+    """What Helm says when it refuses these values, be it asked for the file ``only``; it has to."""
+    done = run(version, *template(values, sets), *(["--show-only", only] if only else []))
     assert done.returncode != 0, "Helm took these values"
     assert not done.stdout, "something was rendered all the same"
     return done.stderr

@@ -11,7 +11,7 @@ from gateway.telemetry.catalogue import CATALOGUE
 from middleware.catalogue import CATALOGUE as LAYERS
 
 from .helm import CASES, NAMESPACE, case, rendered
-from .objects import kinds, matches, one
+from .objects import container, kinds, matches, one
 from .settings_schema import CHART
 
 TEST_POD = {"app.kubernetes.io/name": "tidegate", "app.kubernetes.io/instance": "tide", "app.kubernetes.io/component": "test"}
@@ -40,6 +40,15 @@ def test_a_load_balancer_keeps_the_clients_addresses() -> None:
     assert (spec["type"], spec["externalTrafficPolicy"]) == ("LoadBalancer", "Local")
     assert spec["loadBalancerSourceRanges"] == ["203.0.113.0/24"]
     assert "externalTrafficPolicy" not in one(case("default"), "Service", "tidegate")["spec"]
+
+
+def test_a_load_balancer_has_found_out_before_a_pod_refuses_anybody() -> None:
+    """It goes on sending clients to the node until its checks have failed; so long the pod of the example is still ready."""
+    annotations = one(case("loadbalancer"), "Service", "tidegate")["metadata"]["annotations"]
+    check = "service.beta.kubernetes.io/aws-load-balancer-healthcheck"
+    noticed = int(annotations[f"{check}-interval"]) * int(annotations[f"{check}-unhealthy-threshold"])
+    hook = container(list(case("loadbalancer")))["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert hook > noticed
 
 
 @pytest.mark.parametrize(

@@ -267,4 +267,4 @@ def test_what_is_meant_is_let_through(sets: dict[str, Any]) -> None:
 def test_the_refusals_do_not_depend_on_the_file_that_is_asked_for() -> None:
     """``--show-only`` of another object refuses as well."""
     for version in HELMS:
-        assert "cannot work" in refusal(version, {"replicaCount": 2}, CASES["monitoring"])
+        assert "cannot work" in refusal(version, {"replicaCount": 2}, CASES["monitoring"], only="templates/service.yaml")
