@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -116,13 +117,20 @@ def test_nobody_named_is_nobody() -> None:
 
 
 def test_egress_is_restricted_only_when_asked_for_and_names_can_still_be_looked_up() -> None:
-    """DNS first, then the rules that were given."""
+    """DNS first, then the rules that were given; those of the example lead to all that its settings name."""
     assert one(case("default"), "NetworkPolicy")["spec"]["policyTypes"] == ["Ingress"]
     spec = one(case("ha-nats"), "NetworkPolicy")["spec"]
     assert spec["policyTypes"] == ["Ingress", "Egress"]
-    dns, nats, _ = spec["egress"]
+    dns, *rules = spec["egress"]
     assert dns["ports"] == [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]
-    assert nats["ports"] == [{"port": 4222, "protocol": "TCP"}]
+    told = one(case("ha-nats"), "ConfigMap", "tidegate")["data"]
+    for variable in ("TIDEGATE_BROKER", "TIDEGATE_TELEMETRY__OTLP_ENDPOINT", "TIDEGATE_AUTH__JWKS_URL"):
+        address = urlsplit(told[variable])
+        namespace = {"kubernetes.io/metadata.name": str(address.hostname).partition(".")[2]}
+        inside = {"namespaceSelector": {"matchLabels": namespace}}
+        outside = {"ipBlock": {"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8"]}}
+        rule = {"to": [inside if address.port else outside], "ports": [{"port": address.port or 443, "protocol": "TCP"}]}
+        assert rule in rules, variable
 
 
 def test_nothing_that_watches_is_there_unless_asked_for() -> None:
