@@ -56,7 +56,7 @@ class Observer:
         """A message for one connection came to this node, where it is not (any more)."""
 
     def confirmed(self, connection: Connection, envelope: Envelope, result: str, seconds: float) -> None:
-        """A sampled delivery came to its end: ``result`` is of ``confirms.RESULTS``, ``seconds`` are since it was accepted."""
+        """A delivery was confirmed, or was not: ``result`` is of ``confirms.RESULTS``, ``seconds`` are since it was accepted."""
 
     def joined(self, connection: Connection, room: str) -> None:
         """A connection became a member of a room; the gateway's own rooms too."""
