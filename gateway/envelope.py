@@ -18,11 +18,12 @@ from middleware.close import Close
 from .errors import InvalidEnvelope
 from .message import Message
 
-__all__ = ["Envelope", "trace_id_of"]
+__all__ = ["Envelope", "is_sampled", "trace_id_of"]
 
 VERSION = 1
 _PREFIX = struct.Struct("!BBH")
 _TEXT, _CLOSE = 0x01, 0x02
+_TRACEPARENT_LENGTH = 55
 
 
 class _Header(msgspec.Struct, array_like=True, frozen=True):
@@ -107,3 +108,8 @@ class Envelope(msgspec.Struct, gc=False, eq=False):
 def trace_id_of(traceparent: str) -> str:
     """The trace id in a well-formed ``traceparent`` (W3C Trace Context §3.2.2): 32 hexadecimal digits."""
     return traceparent[3:35]
+
+
+def is_sampled(traceparent: str) -> bool:
+    """The sampled flag (W3C Trace Context §3.2.2.5.1): there are spans to look at. What came through a broker may be anything."""
+    return len(traceparent) == _TRACEPARENT_LENGTH and traceparent[-1] in "13579bdf"

@@ -22,7 +22,7 @@ from middleware.catalogue import Metric
 from middleware.series import Histogram
 
 from ..connection import Connection
-from ..envelope import Envelope, trace_id_of
+from ..envelope import Envelope, is_sampled, trace_id_of
 from ..fan_out import FanOut
 from ..hub import Hub
 from ..observer import Observer
@@ -95,6 +95,7 @@ class GatewayCollector(Collector, Observer):
             residency.append(finished - envelope.published_at)
             if envelope.traceparent:
                 self._exemplify("delivery_residency_seconds", residency[-1], envelope)
+                self._exemplify("fanout_seconds", self._seconds[-1], envelope)
         if len(residency) >= RECENT:
             self._sort_in()
 
@@ -107,13 +108,13 @@ class GatewayCollector(Collector, Observer):
         self._binaries = _noted(self.histogram("publication_size_bytes", "binary"), self._binaries)
 
     def _exemplify(self, name: str, seconds: float, envelope: Envelope) -> None:
-        self.histogram(name).exemplify(max(0.0, seconds), trace_id_of(envelope.traceparent))
+        if is_sampled(envelope.traceparent):  # any other has no spans to lead to
+            self.histogram(name).exemplify(max(0.0, seconds), trace_id_of(envelope.traceparent))
 
     def _on_confirmed(self, envelope: Envelope, seconds: float) -> None:
         """A sampled delivery was confirmed; those that only traces asked for would make the figures theirs."""
         self._confirm.observe(seconds)
-        if envelope.traceparent:
-            self._exemplify("delivery_confirm_seconds", seconds, envelope)
+        self._exemplify("delivery_confirm_seconds", seconds, envelope)
 
     def expect_api_requests(self, answers: Iterable[tuple[str, str]]) -> None:
         """Count these operations and statuses from 0, so that the first of each is seen as an increase."""

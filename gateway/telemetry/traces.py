@@ -27,7 +27,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from middleware.tracing import SPAN_CONTEXT
 
 from ..connection import Connection
-from ..envelope import Envelope
+from ..envelope import Envelope, is_sampled
 from ..fan_out import FanOut
 from ..ledger import Ledger
 from ..logs import redact_text
@@ -49,8 +49,9 @@ CONNECTION = "tidegate.connection.id"
 RESULT = "tidegate.delivery.result"
 
 SLOW_SECONDS = 1.0
+_TRIES = 8
+"""So many recipients are tried in search of one that can be asked."""
 _NANOSECONDS = 1_000_000_000
-_TRACEPARENT_LENGTH = 55
 _PROPAGATOR = TraceContextTextMapPropagator()
 
 
@@ -113,7 +114,7 @@ class DeliveryTraces(Observer):
     def _publisher(self, envelope: Envelope) -> Context | None:
         """What the publish span is a child of; ``None`` when there is to be none."""
         if envelope.traceparent:
-            return _context(envelope.traceparent) if _is_sampled(envelope.traceparent) else None
+            return _context(envelope.traceparent) if is_sampled(envelope.traceparent) else None
         current = trace.get_current_span()
         if current.get_span_context().is_valid:
             return trace.set_span_in_context(current, Context()) if current.is_recording() else None
@@ -124,7 +125,7 @@ class DeliveryTraces(Observer):
     def fanned_out(self, fan_out: FanOut) -> None:
         """A span for each traced publication of the batch; its deliveries will be children of it."""
         for place, envelope in enumerate(fan_out.envelopes):
-            if envelope.traceparent and _is_sampled(envelope.traceparent):
+            if is_sampled(envelope.traceparent):
                 self._fan_out_span(fan_out, envelope)
                 self._ask_one(fan_out, place)
 
@@ -140,21 +141,24 @@ class DeliveryTraces(Observer):
         span.end(_nanoseconds(fan_out.finished))
 
     def _ask_one(self, fan_out: FanOut, place: int) -> None:
-        """Ask one of the recipients: a traced message shows at least one delivery of each node."""
-        if fan_out.recipients:
-            self._confirms.ask(random.choice(fan_out.recipients), fan_out, place)  # noqa: S311 - a sample, no secret
+        """Ask one of the recipients: a traced message shows a delivery of each node. Not everybody got it, or can be asked now."""
+        recipients = fan_out.recipients
+        start = random.randrange(len(recipients) or 1)  # noqa: S311 - a sample, no secret
+        for at in range(start, start + min(_TRIES, len(recipients))):
+            if self._confirms.ask(recipients[at % len(recipients)], fan_out, place):
+                return
 
     # -- deliver
 
     def confirmed(self, connection: Connection, envelope: Envelope, result: str, seconds: float) -> None:
-        """A sampled delivery came to its end."""
-        traced = bool(envelope.traceparent) and _is_sampled(envelope.traceparent)
+        """A delivery was confirmed, or was not."""
+        traced = is_sampled(envelope.traceparent)
         if traced or result != "confirmed" or seconds >= self._slow_seconds:
             self._deliver_span(connection, envelope, result, failed=result != "confirmed")
 
     def dropped(self, connection: Connection, envelopes: Sequence[Envelope], reason: str) -> None:
         """Publications were not written to a connection: one span tells of them."""
-        traced = [envelope for envelope in envelopes if envelope.traceparent and _is_sampled(envelope.traceparent)]
+        traced = [envelope for envelope in envelopes if is_sampled(envelope.traceparent)]
         if traced:
             self._deliver_span(connection, traced[0], reason, failed=True)
         elif envelopes and reason != "closed":
@@ -188,11 +192,6 @@ class DeliveryTraces(Observer):
             SYSTEM: "tidegate", DESTINATION: redact_text(envelope.room), MESSAGE_ID: envelope.id, NODE: self._node,
             NAMESPACE: self._ledger.namespace(envelope.room), BODY_BYTES: len(envelope.message.payload),
         }  # fmt: skip
-
-
-def _is_sampled(traceparent: str) -> bool:
-    """The sampled flag (W3C Trace Context §3.2.2.5.1); whatever came through a broker is looked at with care."""
-    return len(traceparent) == _TRACEPARENT_LENGTH and traceparent[-1] in "13579bdf"
 
 
 def _context(traceparent: str) -> Context:

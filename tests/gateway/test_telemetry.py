@@ -51,6 +51,25 @@ async def scrape(registry: CollectorRegistry, accept: str) -> tuple[str, str]:
     return headers[b"content-type"].decode(), sent[1]["body"].decode()
 
 
+@pytest.mark.parametrize(("flags", "traces"), [("00", set()), ("01", {"a" * 32})])
+async def test_exemplars_lead_to_traces_that_there_are(flags: str, traces: set[str]) -> None:
+    """A publisher that does not sample has a trace id, too, and no spans to find by it."""
+    hub = Hub(node="n")
+    await hub.start()
+    collector = GatewayCollector(hub, confirms_per_second=5)
+    member, frames = frame_connection()
+    frames.reads = True
+    await hub.hold(("r", EVERYONE))
+    hub.enter(member, ("r", EVERYONE))
+    await hub.publish("r", "x", traceparent=f"00-{'a' * 32}-{'b' * 16}-{flags}")
+    await asyncio.sleep(0)
+    frames.pong()
+    for name in ("fanout_seconds", "delivery_residency_seconds", "delivery_confirm_seconds"):
+        buckets = collector.histogram(name).buckets()
+        assert {bucket.exemplar[0] for bucket in buckets if bucket.exemplar} == traces
+    await hub.stop()
+
+
 async def test_fan_out_rooms_and_ledger_are_told() -> None:
     """Every number of the hub has its sample, in OpenMetrics and in the classic format."""
     hub = Hub(namespaces=["chat"], node="n")

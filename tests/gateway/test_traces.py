@@ -110,6 +110,23 @@ async def test_every_node_has_one_fan_out_in_the_same_trace() -> None:
         await node.hub.stop()
 
 
+async def test_every_traced_message_shows_a_delivery_whoever_did_not_get_it() -> None:
+    """The publisher is among the members and does not hear itself, others cannot be asked just now."""
+    on = await traced(deliveries_per_second=1000)
+    on.hub.observers.reached = ()  # nothing is sampled: the traces alone ask
+    publisher, _ = await on.member()
+    _, frames = await on.member()
+    busy = [await on.member() for _ in range(4)]
+    for member, _ in busy:
+        assert member.confirm(lambda: None)
+    for _ in range(50):
+        await on.hub.publish("chat:1", "x", exclude=publisher, traceparent=PARENT)
+        await asyncio.sleep(0)
+        frames.pong()
+    assert len(on.spans("deliver")) == 50
+    await on.hub.stop()
+
+
 async def test_what_nobody_samples_has_no_span() -> None:
     """Neither a publisher that is not sampled, nor chance; and nothing is made to find that out."""
     on = await traced(ratio=0.5, chance=lambda: 0.6, per_second=0)
