@@ -45,7 +45,7 @@ class Backlog:
         """A batch was taken and is through when position ``end`` is."""
         self.add(end, batch.totals, len(batch))
         for envelope in batch.envelopes[-MAX_NAMED:]:
-            self._named.append((end, Taken(envelope.id, envelope.room)))
+            self._named.append((end, Taken.of(envelope)))
 
     def add(self, end: int, totals: NamespaceTotals | None, messages: int) -> None:
         """``messages`` were taken and are through when position ``end`` is; without ``totals`` they are nobody's."""

@@ -26,9 +26,12 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterable
-from typing import Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from middleware.close import SLOW_CONSUMER
+
+if TYPE_CHECKING:
+    from .envelope import Envelope
 
 __all__ = ["DROPS", "LEFT", "OTHER", "REPLACED", "SLOW", "UNSENT", "Ledger", "NamespaceTotals", "Taken"]
 
@@ -54,6 +57,14 @@ class Taken(NamedTuple):
     message: str
     """Its id."""
     room: str
+    published_at: float
+    traceparent: str
+    payload_bytes: int
+
+    @classmethod
+    def of(cls, envelope: Envelope) -> Taken:
+        """The name of a publication."""
+        return cls(envelope.id, envelope.room, envelope.published_at, envelope.traceparent, len(envelope.message.payload))
 
 
 class Settling(Protocol):

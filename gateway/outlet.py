@@ -94,7 +94,7 @@ class Outlet(Protocol):
 
 def named(batch: Batch) -> list[Taken]:
     """The publications in a batch."""
-    return [Taken(envelope.id, envelope.room) for envelope in batch.envelopes]
+    return [Taken.of(envelope) for envelope in batch.envelopes]
 
 
 async def wait_among(waiters: list[asyncio.Future[None]]) -> None:

@@ -29,7 +29,7 @@ from middleware.tracing import SPAN_CONTEXT
 from ..connection import Connection
 from ..envelope import Envelope, is_sampled
 from ..fan_out import FanOut
-from ..ledger import Ledger
+from ..ledger import Ledger, Taken
 from ..logs import redact_text
 from ..observer import Observer
 from .confirms import Confirms
@@ -105,7 +105,7 @@ class DeliveryTraces(Observer):
         if parent is None:
             return
         span = self._tracer.start_span(
-            "publish", parent, SpanKind.PRODUCER, self._about(envelope), start_time=_nanoseconds(envelope.published_at)
+            "publish", parent, SpanKind.PRODUCER, self._about(Taken.of(envelope)), start_time=_nanoseconds(envelope.published_at)
         )
         if span.is_recording():
             envelope.traceparent = _traceparent(span.get_span_context())
@@ -131,7 +131,8 @@ class DeliveryTraces(Observer):
 
     def _fan_out_span(self, fan_out: FanOut, envelope: Envelope) -> None:
         attributes = {
-            **self._about(envelope), BATCH: len(fan_out.envelopes), RECIPIENTS: len(fan_out.recipients), LOST: fan_out.lost,
+            **self._about(Taken.of(envelope)),
+            BATCH: len(fan_out.envelopes), RECIPIENTS: len(fan_out.recipients), LOST: fan_out.lost,
         }  # fmt: skip
         span = self._tracer.start_span(
             "fan-out", _context(envelope.traceparent), SpanKind.CONSUMER, attributes, start_time=_nanoseconds(fan_out.started)
@@ -154,25 +155,31 @@ class DeliveryTraces(Observer):
         """A delivery was confirmed, or was not."""
         traced = is_sampled(envelope.traceparent)
         if traced or result != "confirmed" or seconds >= self._slow_seconds:
-            self._deliver_span(connection, envelope, result, failed=result != "confirmed")
+            self._deliver_span(connection, Taken.of(envelope), result, failed=result != "confirmed")
 
     def dropped(self, connection: Connection, envelopes: Sequence[Envelope], reason: str) -> None:
-        """Publications were not written to a connection: one span tells of them."""
-        traced = [envelope for envelope in envelopes if is_sampled(envelope.traceparent)]
-        if traced:
-            self._deliver_span(connection, traced[0], reason, failed=True)
-        elif envelopes and reason != "closed":
-            self._deliver_span(connection, envelopes[0], reason, failed=True)
+        """Publications were not written to a connection."""
+        self._failed(connection, envelopes, reason)
 
-    def _deliver_span(self, connection: Connection, envelope: Envelope, result: str, *, failed: bool) -> None:
+    def gave_up(self, connection: Connection, taken: Sequence[Taken], messages: int, reason: str) -> None:
+        """Publications that an outlet had taken are not sent."""
+        self._failed(connection, taken, reason)
+
+    def _failed(self, connection: Connection, publications: Sequence[Envelope] | Sequence[Taken], reason: str) -> None:
+        """One span tells of all of them."""
+        traced = [one for one in publications if is_sampled(one.traceparent)]
+        for one in (traced or (publications if reason != "closed" else ()))[:1]:
+            self._deliver_span(connection, one if isinstance(one, Taken) else Taken.of(one), reason, failed=True)
+
+    def _deliver_span(self, connection: Connection, publication: Taken, result: str, *, failed: bool) -> None:
         if not self._may_spend():
             return
         handshake = connection.scope.get(SPAN_CONTEXT)
         span = self._tracer.start_span(
-            "deliver", _context(envelope.traceparent), SpanKind.CONSUMER,
-            {**self._about(envelope), CONNECTION: connection.id, RESULT: result},
+            "deliver", _context(publication.traceparent), SpanKind.CONSUMER,
+            {**self._about(publication), CONNECTION: connection.id, RESULT: result},
             links=(trace.Link(handshake),) if isinstance(handshake, SpanContext) else (),
-            start_time=_nanoseconds(envelope.published_at),
+            start_time=_nanoseconds(publication.published_at),
         )  # fmt: skip
         if failed:
             span.set_status(StatusCode.ERROR, result)
@@ -187,10 +194,10 @@ class DeliveryTraces(Observer):
         self._budget -= 1
         return True
 
-    def _about(self, envelope: Envelope) -> dict[str, str | int]:
+    def _about(self, publication: Taken) -> dict[str, str | int]:
         return {
-            SYSTEM: "tidegate", DESTINATION: redact_text(envelope.room), MESSAGE_ID: envelope.id, NODE: self._node,
-            NAMESPACE: self._ledger.namespace(envelope.room), BODY_BYTES: len(envelope.message.payload),
+            SYSTEM: "tidegate", DESTINATION: redact_text(publication.room), MESSAGE_ID: publication.message, NODE: self._node,
+            NAMESPACE: self._ledger.namespace(publication.room), BODY_BYTES: publication.payload_bytes,
         }  # fmt: skip
 
 

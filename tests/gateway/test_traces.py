@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from gateway.connection import Connection
 from gateway.hub import Hub
-from gateway.ledger import SLOW
+from gateway.ledger import REPLACED, SLOW, UNSENT
 from gateway.message import Message
 from gateway.outlet import OutletOptions
 from gateway.registry import EVERYONE
@@ -166,6 +166,26 @@ async def test_failed_and_slow_deliveries_show_without_a_trace_of_their_message(
     assert set(results) == {SLOW, "closed_before"}
     assert all(span.status.status_code is trace.StatusCode.ERROR for span in results.values())
     assert gone.ending is not None
+    await on.hub.stop()
+
+
+@pytest.mark.parametrize("traceparent", [PARENT, ""])
+async def test_what_an_outbox_gave_up_shows_with_its_reason(traceparent: str) -> None:
+    """It had been taken, so no drop tells of it: a newer message took its place, or the connection was lost first."""
+    on = await traced(per_second=0)
+    member, frames = await on.member(outlet=OutletOptions(max_bytes=1, policy="latest"))
+    frames.stick(member)
+    for text in ("first", "second"):
+        await on.hub.publish("chat:1", text, traceparent=traceparent)
+        await asyncio.sleep(0)
+    frames.finish(FORBIDDEN, "client")
+    frames.lose(None)
+    replaced, unsent = on.spans("deliver")
+    told = [span.attributes or {} for span in (replaced, unsent)]
+    assert [one["tidegate.delivery.result"] for one in told] == [REPLACED, UNSENT]
+    assert [one["messaging.message.body.size"] for one in told] == [len("first"), len("second")]
+    assert [ids(span)[0] == "a1" * 16 for span in (replaced, unsent)] == [bool(traceparent)] * 2
+    assert all(span.status.status_code is trace.StatusCode.ERROR for span in (replaced, unsent))
     await on.hub.stop()
 
 
