@@ -2,5 +2,5 @@
 
 ``workloads`` says what is measured, ``drivers`` how each server is started and spoken to, ``traffic``, ``idle`` and
 ``handshakes`` measure, ``suite`` lets the servers take turns, ``reporting`` writes ``docs/performance.md``.
-``compression.py``, ``layers.py`` and ``observers.py`` stand alone and measure parts of Tidegate, not servers.
+``compression.py``, ``layers.py``, ``observers.py`` and ``reading.py`` stand alone and measure parts of Tidegate, not servers.
 """

@@ -27,6 +27,7 @@ from gateway.hub import Hub
 from gateway.message import Message
 from gateway.observer import Observers
 from gateway.telemetry import DeliveryTraces, GatewayCollector
+from middleware.asgi import Scope
 
 MEMBERS = (1, 10, 1000)
 
@@ -35,6 +36,10 @@ class Member:
     """Stands for a connection that cannot confirm just now."""
 
     id = "n-1"
+    user = None
+
+    def __init__(self) -> None:
+        self.scope: Scope = {"type": "websocket", "client": ("127.0.0.1", 50000)}
 
     def confirm(self, on_confirmed: Callable[[], None]) -> bool:
         return False
@@ -90,6 +95,7 @@ def fan_outs_to(hub: Hub, members: int, count: int) -> list[FanOut]:
     for number in range(count):
         envelope = Envelope("chat:1", Message("x" * 64), id=f"n-{number}", node="n")
         made.append(FanOut.of("chat:1", (envelope,), hub.registry.ledger.of_room("chat:1"), recipients, {}, {}))
+        made[-1].next_part()
         made[-1].finished = made[-1].started + 20e-6
     return made
 
