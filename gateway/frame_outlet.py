@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 
 from middleware.asgi import Frames
-from middleware.close import SLOW_CONSUMER, Close
+from middleware.close import INTERNAL_ERROR, SLOW_CONSUMER, Close
 
 from .backlog import Backlog
 from .ledger import REPLACED, UNSENT, Taken
@@ -14,6 +15,8 @@ from .message import Batch
 from .outlet import OutletOptions, Owner, named, wait_among, wake_all
 
 __all__ = ["FrameOutlet"]
+
+logger = logging.getLogger("tidegate.outlet")
 
 _LARGEST_HIGH_WATER_BYTES = 512 * 1024
 """The highest mark that event loops set by themselves (for TLS): a transport tells that it has drained only from above it."""
@@ -160,9 +163,17 @@ class FrameOutlet:
             if latest.totals is not None:
                 latest.totals.buffered -= 1
             self._unsent = 0  # it is its turn, whatever the bound
-            if self.write(latest) and latest.totals is not None:
+            if self._fails(latest) and latest.totals is not None:
                 latest.totals.lose(1, UNSENT)
                 self._tell(named(latest), 1, UNSENT)
+
+    def _fails(self, batch: Batch) -> bool:
+        try:
+            return self.write(batch) > 0
+        except Exception:  # an encoder's mistake, with nobody above us to see to it
+            logger.exception("writing what waited failed")
+            self._frames.close(INTERNAL_ERROR)
+            return True
 
     def _on_drained(self) -> None:
         self._unsent = self._frames.buffered_bytes()
