@@ -153,7 +153,8 @@ CATALOGUE: tuple[Metric, ...] = (
         "counter",
         ("result",),
         "",
-        "Spans that the collector took (ok) or did not (failed). What was ended and is neither waits, or found the queue full.",
+        "Spans that the collector took (ok) or did not (failed), and those that gave way in a full queue (lost; counted when the "
+        "next ones leave it). What was ended and is none of them waits.",
     ),
     Metric("ping_rtt_seconds", "histogram", (), "seconds", "From a keepalive ping to its pong.", _RTT),
     Metric(

@@ -8,14 +8,14 @@ __all__ = ["SpanCounts"]
 class SpanCounts:
     """What became of spans that were to be exported."""
 
-    __slots__ = ("ended", "exported", "failed")
+    __slots__ = ("ended", "exported", "failed", "lost")
 
     def __init__(self) -> None:
-        self.ended = self.exported = self.failed = 0
+        self.ended = self.exported = self.failed = self.lost = 0
 
     def values(self) -> dict[str, dict[tuple[str, ...], float]]:
         """As values of metrics."""
         return {
             "spans_ended_total": {(): self.ended},
-            "spans_exported_total": {("ok",): self.exported, ("failed",): self.failed},
+            "spans_exported_total": {("ok",): self.exported, ("failed",): self.failed, ("lost",): self.lost},
         }

@@ -12,6 +12,10 @@ from .span_counts import SpanCounts
 __all__ = ["CountingProcessor"]
 
 
+_NUMBER = "_tidegate_number"
+"""Of a span among those that were queued. They leave in this order, so a gap before one is what had to give way."""
+
+
 class CountingProcessor(BatchSpanProcessor):
     """Batches in a bounded queue, with a thread of its own; beyond the bound the oldest spans are lost."""
 
@@ -23,6 +27,7 @@ class CountingProcessor(BatchSpanProcessor):
         """Count a sampled span, and queue it."""
         if span.context.trace_flags.sampled:
             self._counts.ended += 1
+            setattr(span, _NUMBER, self._counts.ended)
         super().on_end(span)
 
 
@@ -32,11 +37,16 @@ class _Counting(SpanExporter):
         self._counts = counts
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        result = self._exporter.export(spans)
-        if result is SpanExportResult.SUCCESS:
-            self._counts.exported += len(spans)
-        else:
-            self._counts.failed += len(spans)
+        counts = self._counts
+        counts.lost = getattr(spans[-1], _NUMBER) - len(spans) - counts.exported - counts.failed
+        result = SpanExportResult.FAILURE
+        try:
+            result = self._exporter.export(spans)
+        finally:
+            if result is SpanExportResult.SUCCESS:
+                counts.exported += len(spans)
+            else:
+                counts.failed += len(spans)
         return result
 
     def shutdown(self) -> None:
