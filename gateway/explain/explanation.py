@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Generator, Iterable, Set
+from collections.abc import Generator, Iterable, Sequence, Set
 from typing import Any
 
 from ..hub import Hub
-from ..message import user_room
 from .records import PER_ROOM, SET_OUT_AT, Publication, Records, Story
 from .verdicts import Verdict, alone, judge, moment
 
@@ -101,7 +100,7 @@ class Explainer:
         if node and node != self._hub.node:
             return f"The connection is not of this node but of node {node}."
         if self._hub.registry.get(connection) is not None:
-            return "The connection is open, but nothing of it is remembered: it is in no room, or older than what is kept."
+            return "The connection is open, but nothing of it is remembered: others have needed the memory since it came."
         return "This node does not know the connection: it never was here, or ended too long ago to be remembered."
 
     # -- what is told
@@ -111,13 +110,14 @@ class Explainer:
         buffered = live.outlet.buffered_bytes() if live is not None else None
         names = {room} if room is not None else {*story.rooms, *(one.room for one in story.past)}
         newest, more = self._newest(names, message, most)
+        rooms = [one for one in story.rooms if one[0] != "~"]
         deliveries = [self._delivery(publication, name, judge(publication, name, story, buffered)) for name, publication in newest]
         return {
-            "id": story.id, "user": story.user, "since": story.since, "rooms": _some(story.rooms),
-            "rooms_total": len(story.rooms), "ended": _ended(story), "buffered_bytes": buffered,
+            "id": story.id, "user": story.user, "since": story.since, "rooms": _some(rooms), "rooms_total": len(rooms),
+            "ended": _ended(story), "buffered_bytes": buffered,
             "deliveries": deliveries, "left_out": more,
             "happenings": [one._asdict() for one in story.happenings],
-            "lines": [_introduction(story, buffered), *self._lines(story, names, deliveries, message, more)],
+            "lines": [_introduction(story, rooms, buffered), *self._lines(story, names, deliveries, message, more)],
         }  # fmt: skip
 
     def _newest(self, names: Set[str], message: str | None, most: int) -> tuple[list[tuple[str, Publication]], int]:
@@ -190,16 +190,15 @@ def _ended(story: Story) -> Json | None:
     return {"at": story.ended_at, "reason": story.close.reason, "code": story.close.code, "initiator": story.initiator}
 
 
-def _introduction(story: Story, buffered: int | None) -> str:
+def _introduction(story: Story, rooms: Sequence[str], buffered: int | None) -> str:
     who = f"Connection {story.id}" + (f" of user {story.user}" if story.user else "")
     if story.close is not None:
         ended = f"{moment(story.ended_at)}: {story.close.reason}, by the {story.initiator}"
         return f"{who} came at {moment(story.since)} and ended at {ended}."
-    named = [room for room in _some(story.rooms) if room != user_room(story.user or "")]
-    more = f" and {len(story.rooms) - MOST_ROOMS} more" if len(story.rooms) > MOST_ROOMS else ""
-    rooms = ", ".join(named) + more or "no room"
+    more = f" and {len(rooms) - MOST_ROOMS} more" if len(rooms) > MOST_ROOMS else ""
+    named = ", ".join(_some(rooms)) + more or "no room"
     waits = f"; {buffered} bytes wait to be sent" if buffered else ""
-    return f"{who} is open since {moment(story.since)}, in {rooms}{waits}."
+    return f"{who} is open since {moment(story.since)}, in {named}{waits}."
 
 
 def _some(rooms: Iterable[str]) -> list[str]:

@@ -4,12 +4,13 @@ What was written to whom is not recorded, which would cost every delivery: it fo
 memberships. Only what went another way is: drops, direct messages, confirmations.
 
 Bounds: ``ROOMS`` rooms with ``PER_ROOM`` publications each, ``LIVE`` open connections and ``ENDED`` that are over, each with
-``PER_CONNECTION`` happenings. Of rooms and ended connections those give way that ``fairness`` names, of the rest the oldest. About
-10 KiB a room and 1 KiB a connection when full; payloads are not kept.
+``PER_CONNECTION`` happenings and as many memberships that are over. Of rooms and connections those give way that ``fairness``
+names, of the rest the oldest. Payloads are not kept. What was forgotten is never taken for what did not happen.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ from middleware.close import Close
 from ..connection import Connection
 from ..envelope import Envelope, trace_id_of
 from ..fan_out import FanOut
-from ..ledger import UNSENT, Taken
+from ..ledger import UNSENT, Ledger, Taken
 from ..observer import Observer
 from .fairness import Held, give_way, owner_of
 
@@ -31,15 +32,15 @@ __all__ = [
 
 ROOMS = 1000
 PER_ROOM = 32
-LIVE = 20_000
+LIVE = 10_000
 ENDED = 1000
-PER_CONNECTION = 24
+PER_CONNECTION = 12
 _MANY = 64
 """A room with more members than this is not looked through for whose it is."""
 SET_OUT_AT = 4
 """Of a publication in its ring."""
-_LATE = 32
-"""How many newcomers a publication remembers that came in behind it."""
+_HARMLESS = ("sent", "confirmed")
+"""Whose being forgotten leaves no doubt: without them a delivery is called written, which it was."""
 
 
 class Publication(NamedTuple):
@@ -55,8 +56,8 @@ class Publication(NamedTuple):
     recipients: int
     lost: int
     exclude: str
-    late: tuple[str, ...]
-    """Members that came in behind it."""
+    late_since: float
+    """When the first of the members joined who came in behind it, as all did after them; infinity when nobody did."""
 
 
 class Membership(NamedTuple):
@@ -72,7 +73,7 @@ class Membership(NamedTuple):
 
 class Happening(NamedTuple):
     """Something other than a plain delivery: ``what`` is ``sent``, ``confirmed``, ``timeout``, or the reason of a drop or of
-    giving up what the outbox had taken."""
+    giving up what the outbox had taken; ``room`` is empty for a message to this connection alone."""
 
     at: float
     what: str
@@ -82,23 +83,26 @@ class Happening(NamedTuple):
 
 
 class Story:
-    """What is known of one connection."""
+    """What is known of one connection.
+
+    One that is met again, as it had to give way, may have been in any room and lost anything until ``now``.
+    """
 
     __slots__ = (
-        "buffered_bytes", "close", "ended_at", "forgotten_until", "happenings", "id", "initiator", "owner", "past", "rooms",
-        "since", "user",
+        "buffered_bytes", "close", "ended_at", "forgotten_until", "happenings", "id", "initiator", "left_forgotten_until", "owner",
+        "past", "rooms", "since", "user",
     )  # fmt: skip
 
-    def __init__(self, connection: Connection, since: float) -> None:
+    def __init__(self, connection: Connection, now: float) -> None:
         self.id = connection.id
         self.user = connection.user
         self.owner = owner_of(connection)
-        self.since = since
-        self.rooms: dict[str, float] = {}
+        self.since = now - (time.monotonic() - connection.connected_at)
+        self.rooms = dict.fromkeys(connection.rooms, now)
         self.past: list[Membership] = []
         self.happenings: list[Happening] = []
-        self.forgotten_until = 0.0
-        """When the newest of the happenings happened that had to give way."""
+        self.forgotten_until = self.left_forgotten_until = now if len(self.rooms) > 1 else 0.0
+        """When the newest of the happenings that matter happened, and of the memberships ended, that had to give way."""
         self.close: Close | None = None
         self.initiator = ""
         self.ended_at = 0.0
@@ -113,12 +117,14 @@ class Story:
     def add(self, happening: Happening) -> None:
         self.happenings.append(happening)
         if len(self.happenings) > PER_CONNECTION:
-            self.forgotten_until = max(self.forgotten_until, self.happenings.pop(0).at)
+            forgotten = self.happenings.pop(0)
+            if forgotten.what not in _HARMLESS:
+                self.forgotten_until = max(self.forgotten_until, forgotten.at)
 
     def leave(self, room: str, at: float) -> None:
         self.past.append(Membership(room, self.rooms.pop(room), at))
         if len(self.past) > PER_CONNECTION:
-            del self.past[0]
+            self.left_forgotten_until = self.past.pop(0).left_at or at
 
 
 class Ring(deque[tuple[Any, ...]]):
@@ -168,9 +174,19 @@ class Records(Observer):
                 (
                     envelope.id, envelope.node, trace and trace_id_of(trace), envelope.published_at, started,
                     len(envelope.message.payload), recipients, lost, envelope.exclude,
-                    _late(newcomers, fan_out.envelopes.index(envelope)) if newcomers else (),
+                    self._late_since(fan_out, envelope) if newcomers else math.inf,
                 )
             )  # fmt: skip
+
+    def _late_since(self, fan_out: FanOut, envelope: Envelope) -> float:
+        """``Publication.late_since``."""
+        place = fan_out.envelopes.index(envelope)
+        for newcomer, count in (fan_out.newcomers or {}).items():
+            story = self.story(newcomer.id) if place < count else None
+            memberships = story.memberships(fan_out.room) if story is not None else ()
+            if memberships:
+                return memberships[-1].joined_at
+        return math.inf
 
     def publications(self, room: str) -> list[Publication]:
         """What is remembered of a room, oldest first."""
@@ -188,13 +204,12 @@ class Records(Observer):
 
     def joined(self, connection: Connection, room: str) -> None:
         """A membership begins."""
-        if room[0] == "~" and not room.startswith("~user/"):
+        if room.startswith(Ledger.SELF):
             return
         story = self.live.get(connection.id)
         now = self._clock()
         if story is None:
-            if len(self.live) >= LIVE:
-                del self.live[next(iter(self.live))]
+            _make_way(self.live, LIVE)
             story = self.live[connection.id] = Story(connection, now)
         story.rooms[room] = now
         ring = self.rooms.get(room)
@@ -214,9 +229,7 @@ class Records(Observer):
             return
         story.close, story.initiator, story.ended_at = close, connection.initiator, self._clock()
         story.buffered_bytes = 0 if connection.outlet.settle() else connection.outlet.buffered_bytes()
-        if len(self.ended_stories) >= ENDED:
-            for name in give_way((Held(one.id, one.owner) for one in self.ended_stories.values()), len(self.ended_stories)):
-                del self.ended_stories[name]
+        _make_way(self.ended_stories, ENDED)
         self.ended_stories[connection.id] = story
 
     def dropped(self, connection: Connection, envelopes: Sequence[Envelope], reason: str) -> None:
@@ -254,12 +267,21 @@ class Records(Observer):
         if story is not None:
             story.add(Happening(self._clock(), "sent", envelope.id, ""))
 
+    def missed(self, envelope: Envelope) -> None:
+        """A message for a connection alone that was over when it came."""
+        story = self.story(envelope.target)
+        if story is not None:
+            story.add(Happening(self._clock(), "closed", envelope.id, ""))
+
+
+def _make_way(stories: dict[str, Story], bound: int) -> None:
+    """Leave a place for one more."""
+    if len(stories) >= bound:
+        for name in give_way((Held(one.id, one.owner) for one in stories.values()), len(stories)):
+            del stories[name]
+
 
 def _owner_of_all(members: Sequence[Connection]) -> str:
     """Whose a room is; ``""`` when several are in it."""
     owners = {owner_of(member) for member in members[:_MANY]}
     return owners.pop() if len(owners) == 1 and len(members) <= _MANY else ""
-
-
-def _late(newcomers: dict[Connection, int], place: int) -> tuple[str, ...]:
-    return tuple([one.id for one, count in newcomers.items() if place < count][:_LATE])

@@ -19,6 +19,10 @@ class Verdict(NamedTuple):
     words: str
 
 
+_EXCLUDED = (
+    "It was published for everybody but this connection, which is so of what a client says itself without ?echo=1, "
+    "and of the API's exclude=."
+)
 _DROPPED = {
     SLOW: "It was dropped: the connection's outbox was full because the client reads too slowly (slow-consumer).",
     LEFT: "It was not written: the connection left the room before its turn in the fan-out.",
@@ -37,12 +41,12 @@ def judge(publication: Publication, room: str, story: Story, buffered_bytes: int
         buffered_bytes: what waits in its outbox now; ``None`` when the connection is over.
     """
     if publication.exclude == story.id:
-        return Verdict("own", False, "The connection published it itself; without ?echo=1 nobody hears their own messages.")
-    if story.id in publication.late:
-        return Verdict("joined-later", False, "The connection joined the room when this message was already on its way.")
-    memberships = story.memberships(room)
-    if not any(one.covers(publication.set_out_at) for one in memberships):
+        return Verdict("excluded", False, _EXCLUDED)
+    covering = [one for one in story.memberships(room) if one.covers(publication.set_out_at)]
+    if not covering:
         return _was_no_member(publication, room, story)
+    if covering[-1].joined_at >= publication.late_since:
+        return Verdict("joined-later", False, "The connection joined the room when this message was already on its way.")
     for happening in reversed(story.happenings):
         if happening.message == publication.id:
             return _happened(happening.what, happening.seconds)
@@ -52,13 +56,15 @@ def judge(publication: Publication, room: str, story: Story, buffered_bytes: int
 
 
 def _was_no_member(publication: Publication, room: str, story: Story) -> Verdict:
+    if story.close is not None and story.ended_at <= publication.set_out_at:
+        ended = f"{moment(story.ended_at)} ({story.close.reason}, by the {story.initiator})"
+        return Verdict("closed", False, f"The connection had ended at {ended}.")
+    if story.since <= publication.set_out_at <= story.left_forgotten_until:
+        return Verdict("forgotten", None, "Whether the connection was in the room then is not remembered any more.")
     later = [one for one in story.memberships(room) if one.joined_at > publication.set_out_at]
     before = [one for one in story.memberships(room) if one.left_at is not None and one.left_at < publication.set_out_at]
     if later:
         return Verdict("joined-later", False, f"The connection joined the room only at {moment(later[0].joined_at)}.")
-    if story.close is not None and story.ended_at <= publication.set_out_at:
-        ended = f"{moment(story.ended_at)} ({story.close.reason}, by the {story.initiator})"
-        return Verdict("closed", False, f"The connection had ended at {ended}.")
     if before:
         return Verdict("left", False, f"The connection had left the room at {moment(before[-1].left_at or 0.0)}.")
     return Verdict("not-a-member", False, "The connection was not in the room, as far as this node remembers.")

@@ -65,12 +65,31 @@ async def test_a_plain_delivery_was_written(on: Remembering) -> None:
     assert on.verdict(member, await on.say("r")) == ("written", True)
 
 
-async def test_a_publisher_that_does_not_hear_itself(on: Remembering) -> None:
-    """?echo=1 is named."""
+async def test_who_is_left_out_of_a_publication(on: Remembering) -> None:
+    """Its publisher or whom the API named, which nobody can tell apart: both ways are named and neither is claimed."""
     member, _ = await on.enter("r")
     message = await on.say("r", exclude=member)
-    assert on.verdict(member, message) == ("own", False)
-    assert "?echo=1" in on.explainer.explain(connection=member.id, room="r")["answer"][1]
+    assert on.verdict(member, message) == ("excluded", False)
+    line = on.explainer.explain(connection=member.id, room="r")["answer"][1]
+    assert "?echo=1" in line
+    assert "exclude=" in line
+
+
+async def test_a_message_to_everyone_is_told_of_like_any_other(on: Remembering) -> None:
+    """By its name and among the others; who came or went before its time is told so."""
+    early, _ = await on.enter("r")
+    gone, frames = await on.enter()
+    frames.finish(FORBIDDEN, "client")
+    message = await on.say(EVERYONE)
+    late, _ = await on.enter("r")
+    found = on.explainer.explain(connection=early.id)
+    assert [(one["message"], one["verdict"]) for one in found["connections"][0]["deliveries"]] == [(message, "written")]
+    assert found["connections"][0]["rooms"] == ["r"]
+    assert found["answer"][0].endswith(" in r.")
+    found = on.explainer.explain(connection=early.id, message=message)
+    assert [(one["verdict"], one["got"]) for one in found["connections"][0]["deliveries"]] == [("written", True)]
+    assert on.verdict(gone, message, EVERYONE) == ("closed", False)
+    assert on.verdict(late, message, EVERYONE) == ("joined-later", False)
 
 
 async def test_who_joined_later_or_had_left(on: Remembering) -> None:
@@ -90,6 +109,20 @@ async def test_who_joined_later_or_had_left(on: Remembering) -> None:
     stranger, _ = await on.enter("s")
     assert on.verdict(stranger, second) == ("not-a-member", False)
     assert on.verdict(other, second) == ("written", True)
+
+
+async def test_every_newcomer_is_told_from_who_was_there_before(on: Remembering) -> None:
+    """However many come within one turn of the loop, between the messages of one batch, and leave again."""
+    before = [(await on.enter("r"))[0] for _ in range(3)]
+    first = await on.hub.publish("r", "first")
+    between = [(await on.enter("r"))[0] for _ in range(50)]
+    on.hub.leave(between[0], "r")
+    second = await on.hub.publish("r", "second")
+    behind = [(await on.enter("r"))[0] for _ in range(50)]
+    await asyncio.sleep(0)
+    for message, had, had_not in ((first, before, between[1:] + behind), (second, before + between[1:], behind)):
+        assert {on.verdict(one, message.id) for one in had} == {("written", True)}
+        assert {on.verdict(one, message.id) for one in had_not} == {("joined-later", False)}
 
 
 async def test_who_was_served_before_its_turn_was_served(on: Remembering) -> None:
@@ -253,6 +286,64 @@ async def test_a_message_for_one_connection_and_one_that_never_came(on: Remember
     assert "has delivered no message n-999 to room r" in answer
 
 
+async def test_a_direct_message_that_came_too_late(on: Remembering) -> None:
+    """Another node sent it to a connection that was over by then."""
+    gone, frames = await on.enter("r")
+    frames.finish(FORBIDDEN, "client")
+    direct = envelope("x", room="~node/n", target=gone.id)
+    on.hub._deliver(direct)
+    answer = on.explainer.explain(connection=gone.id, message=direct.id)["answer"]
+    assert "to this connection alone: It was not written: the end of the connection was already decided." in answer[1]
+
+
+async def test_memberships_that_were_forgotten_leave_it_open_who_got_what(on: Remembering) -> None:
+    """A connection leaves more rooms at its end than are remembered: of those nothing is claimed, of the others all is known."""
+    rooms = [f"r{number}" for number in range(2 * records.PER_CONNECTION)]
+    stranger, _ = await on.enter(*rooms, "elsewhere")
+    before = await on.say(rooms[0])
+    member, frames = await on.enter(*rooms)
+    messages = {room: await on.say(room) for room in rooms}
+    unheard = await on.say("elsewhere")
+    frames.finish(FORBIDDEN, "client")
+    found = {on.verdict(member, message, room) for room, message in messages.items()}
+    assert found == {("written", True), ("forgotten", None)}
+    assert on.verdict(member, unheard, "elsewhere") == ("forgotten", None)
+    assert on.verdict(member, before, rooms[0])[1] is False
+    assert on.verdict(member, await on.say(rooms[0]), rooms[0]) == ("closed", False)
+    assert {on.verdict(stranger, message, room) for room, message in messages.items()} == {("written", True)}
+
+
+async def test_who_had_to_give_way_and_is_met_again_is_not_called_a_newcomer(
+    on: Remembering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is open since it came, and in all its rooms; of what went before nothing is claimed."""
+    member, _ = await on.enter("r", "~user/u", user="u")
+    since = on.records.live[member.id].since
+    missed = await on.say("r")
+    monkeypatch.setattr(records, "LIVE", 1)
+    await on.enter("r")
+    assert "others have needed the memory" in on.explainer.explain(connection=member.id)["answer"][0]
+    await on.hub.hold(("s",))
+    on.hub.registry.join(member, "s")
+    assert on.verdict(member, missed) == ("forgotten", None)
+    assert on.verdict(member, await on.say("r")) == ("written", True)
+    [story] = on.explainer.explain(connection=member.id)["connections"]
+    assert (story["rooms"], story["user"]) == (["r", "s"], "u")
+    assert story["since"] == pytest.approx(since, abs=0.01)
+
+
+async def test_confirmations_that_were_forgotten_leave_no_doubt(on: Remembering) -> None:
+    """What was written was written, however many newer messages were confirmed."""
+    member, frames = await on.enter("r")
+    on.hub.observers.add(on.confirms)
+    messages = []
+    for _ in range(records.PER_CONNECTION + 1):
+        messages.append(await on.say("r"))
+        frames.pong()
+    assert on.verdict(member, messages[0]) == ("written", True)
+    assert on.verdict(member, messages[-1]) == ("confirmed", True)
+
+
 async def test_users_rooms_and_strangers(on: Remembering) -> None:
     """A user is all their connections; an unknown id says whether another node would know."""
     for _ in range(2):
@@ -287,7 +378,8 @@ async def test_memory_is_bounded(on: Remembering, monkeypatch: pytest.MonkeyPatc
         on.hub.leave(member, "r9")
         await on.hub.join(member, "r9")
     story = on.records.live[member.id]
-    assert (len(on.records.rooms["r9"]), len(story.happenings), len(story.past)) == (records.PER_ROOM, 24, 24)
+    bounds = (records.PER_ROOM, records.PER_CONNECTION, records.PER_CONNECTION)
+    assert (len(on.records.rooms["r9"]), len(story.happenings), len(story.past)) == bounds
     for one in tuple(on.hub.registry.connections.values()):
         one.close(FORBIDDEN)
     assert (len(on.records.live), len(on.records.ended_stories)) == (0, 2)
@@ -317,6 +409,18 @@ async def test_a_client_that_brings_in_thousands_of_rooms_wipes_its_own_history_
     assert len(on.records.rooms) <= records.ROOMS
     assert [on.records.publications(f"r{number}")[0].id for number in range(50)] == ids
     assert sum(one.user != "mallory" for one in on.records.ended_stories.values()) == 25
+
+
+async def test_a_client_that_opens_thousands_of_connections_wipes_its_own_history_alone(
+    on: Remembering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is remembered of the open connections of others stays."""
+    monkeypatch.setattr(records, "LIVE", 50)
+    others = [(await on.enter("r", user=f"u{number}"))[0] for number in range(20)]
+    for _ in range(100):
+        await on.enter("r", user="mallory")
+    assert [one.id for one in others if one.id not in on.records.live] == []
+    assert len(on.records.live) <= 50
 
 
 async def test_a_room_in_which_others_are_is_not_charged_to_who_brought_it_in(on: Remembering) -> None:
@@ -353,5 +457,5 @@ async def test_an_answer_about_a_user_is_bounded_and_lets_others_work_in_between
     assert one["deliveries"][0]["room"] not in rooms[: len(rooms) - 32]
     assert found["left_out"] == {"connections": 5, "deliveries": explanation.MOST_CONNECTIONS * one["left_out"]}
     assert found["answer"][0] == "5 older connections of the user are left out."
-    assert " and 21 more" in found["answer"][1]
+    assert " and 20 more" in found["answer"][1]
     assert found["answer"][2].startswith(f"{one['left_out']} older messages")

@@ -24,6 +24,19 @@ async def test_an_operator_asks_why() -> None:
         assert published["id"] in text
 
 
+async def test_a_broadcast_that_arrived_is_not_denied() -> None:
+    """Asked by its id and without."""
+    async with running() as gateway, gateway.connect("r") as client:
+        _, published = await gateway.publish("/api/broadcast", "hello")
+        assert await hear(client) == ["hello"]
+        _, room = await gateway.get("/api/rooms/r")
+        connection = room["connections"][0]
+        for query in (f"connection={connection}&message={published['id']}", f"connection={connection}"):
+            _, found = await gateway.get(f"/api/explain?{query}")
+            [delivery] = found["connections"][0]["deliveries"]
+            assert (delivery["message"], delivery["got"]) == (published["id"], True)
+
+
 @pytest.mark.parametrize(
     "query", ["", "?message=x", "?room=" + quote("a/b"), "?room=~all", "?user=%00", "?connection=a%20b", "?room=r&else=1", "?user="]
 )
