@@ -41,7 +41,8 @@ def render(snapshot: Snapshot, *, width: int, height: int | None = None, note: s
     """
     width = max(width, _NARROWEST)
     lines: list[Styled] = [(_title(snapshot["node"], snapshot["broker"], note, width), REVERSE)]
-    lines += ((cut(line, width), look) for line, look in _summary(snapshot))
+    for name, parts, look in _summary(snapshot):
+        lines += ((line, look) for line in _wrapped(name, parts, width))
     latency, rooms, closes = _latency(snapshot["latency"]), snapshot["rooms"], _closes(snapshot["closes"])
     left = None if height is None else height - len(lines)
     if width >= _SIDE_BY_SIDE:
@@ -62,7 +63,8 @@ def _title(node: Snapshot, broker: Snapshot, note: str, width: int) -> str:
     return text + " " * (width - columns(text) - columns(note)) + note
 
 
-def _summary(snapshot: Snapshot) -> Iterable[Styled]:
+def _summary(snapshot: Snapshot) -> Iterable[tuple[str, Sequence[str], str]]:
+    """Of each line its name, its parts and how it looks."""
     connections, messages, process = snapshot["connections"], snapshot["messages"], snapshot["process"]
     ledger, drain = snapshot["ledger"], snapshot["drain"]
     limit = "no limit" if connections["limit"] is None else f"of {_count(connections['limit'])}"
@@ -84,10 +86,15 @@ def _summary(snapshot: Snapshot) -> Iterable[Styled]:
         f"in {_rate(messages['received_per_second'])}/s ({bytes_text(messages['received_bytes_per_second'])}/s)",
         f"out {_rate(messages['sent_per_second'])}/s ({bytes_text(messages['sent_bytes_per_second'])}/s)",
     )
-    parts = [f"{name} {_count(ledger[name])}" for name in ("written", "dropped", "closed", "unaccounted")]
-    waiting = f"waiting {_count(ledger['buffered'] + ledger['in_progress'])}"
     yield _line(
-        "deliveries", f"due {_count(ledger['expected'])}", parts[0], waiting, *parts[1:], look=RED if ledger["unaccounted"] else ""
+        "deliveries",
+        f"due {_count(ledger['expected'])}",
+        f"unaccounted {_count(ledger['unaccounted'])}",
+        f"written {_count(ledger['written'])}",
+        f"waiting {_count(ledger['buffered'] + ledger['in_progress'])}",
+        f"dropped {_count(ledger['dropped'])}",
+        f"closed {_count(ledger['closed'])}",
+        look=RED if ledger["unaccounted"] else "",
     )
     yield _line(
         "process",
@@ -101,8 +108,20 @@ def _summary(snapshot: Snapshot) -> Iterable[Styled]:
         yield _line("drain", f"{_count(drain['connections_left'])} connections left", *overdue, look=BOLD)
 
 
-def _line(name: str, *parts: str, look: str = "") -> Styled:
-    return f"{name:<13}{', '.join(parts)}", look
+def _line(name: str, *parts: str, look: str = "") -> tuple[str, Sequence[str], str]:
+    return name, parts, look
+
+
+def _wrapped(name: str, parts: Sequence[str], width: int) -> list[str]:
+    """The parts behind the name, and on as many lines as they need."""
+    lines = [f"{name:<13}{parts[0]}"]
+    for part in parts[1:]:
+        if columns(lines[-1]) + columns(part) + 3 <= width:
+            lines[-1] += f", {part}"
+        else:
+            lines[-1] += ","
+            lines.append(f"{'':<13}{part}")
+    return [cut(line, width) for line in lines]
 
 
 def _latency(latencies: Sequence[Snapshot]) -> list[Styled]:

@@ -117,6 +117,19 @@ def test_it_says_what_matters() -> None:
         assert part in text
 
 
+@pytest.mark.parametrize("width", [60, 80])
+def test_a_narrow_terminal_hides_no_figure(width: int) -> None:
+    """What does not fit goes on in the next line, and looks the same: a busy week's ledger, and descriptors."""
+    busy = snapshot()
+    busy["ledger"].update(expected=12_345_678_901, written=12_345_000_000, dropped=678_000, closed=900, unaccounted=1)
+    lines = render(busy, width=width, height=24)
+    text = "\n".join(line for line, _ in lines)
+    for part in ("due 12,345,678,901, unaccounted 1", "dropped 678,000", "closed 900", "descriptors 167 of 20,000", "waiting 0"):
+        assert part in text
+    assert {look for line, look in lines if "unaccounted 1" in line or "closed 900" in line} == {"red"}
+    assert "…" not in text
+
+
 def test_a_first_snapshot_has_no_rates() -> None:
     """What is not known yet is a dash, not a zero."""
     first = snapshot(interval_seconds=None)
@@ -147,7 +160,7 @@ def test_a_drain_and_what_is_wrong_stand_out() -> None:
     assert [look for line, look in lines if "unaccounted 1" in line] == ["red"]
 
 
-HOSTILE = "\x1b[2J\x1b]0;owned\x07\r\n\u202egnp.exe"
+HOSTILE = "\x1b[2J\x1b]0;owned\x07\r\n\u200f\u202egnp.exe"
 
 
 def test_a_rooms_name_cannot_steer_the_terminal() -> None:
@@ -157,7 +170,7 @@ def test_a_rooms_name_cannot_steer_the_terminal() -> None:
     hostile["closes"] = [{"reason": HOSTILE, "initiator": HOSTILE, "total": 1, "per_second": 0.0}]
     hostile["node"]["id"] = hostile["node"]["state"] = hostile["latency"][0]["name"] = HOSTILE
     for line, _ in render(hostile, width=120):
-        assert line.isprintable() or not any(ord(char) < 0x20 or char in "\u202e\x7f" for char in line)
+        assert line.isprintable() or not any(ord(char) < 0x20 or char in "\u200f\u202e\x7f" for char in line)
 
 
 @given(name=st.text(max_size=80), width=st.integers(20, 200), height=st.integers(5, 60))

@@ -135,6 +135,9 @@ async def test_what_is_published_is_heard() -> None:
             await page.get_by_label("Room to look into").fill("lobby")
             await page.keyboard.press("Enter")
             await expect(page.locator("#inspect-members")).to_have_text("1")
+            await page.get_by_label("Room to look into").fill("empty")
+            await page.keyboard.press("Enter")
+            await expect(page.locator("#inspect-note")).to_have_text("Nobody is in this room.")  # of the whole cluster
             await page.get_by_label("Room to look into").fill("a/b")
             await page.keyboard.press("Enter")
             await expect(page.locator("#inspect-note")).to_contain_text("not a room name")

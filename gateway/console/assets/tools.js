@@ -28,7 +28,8 @@ async function look(room, { again = false } = {}) {
     if (mine !== looked) return;
     showRoom(mine, found);
     if (mine.connection && !find("inspect-connection").hidden) showConnection(mine.connection);
-    note("inspect-note", found.members ? "" : "Nobody is in this room on this node.");
+    const nobody = found.complete ? "Nobody is in this room." : "Nobody is in this room on the nodes that answered.";
+    note("inspect-note", found.members ? "" : nobody);
   } catch (error) {
     if (mine !== looked) return;
     find("inspect-result").hidden = true;
