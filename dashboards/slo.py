@@ -61,13 +61,11 @@ _LEDGER = """\
             - tidegate_deliveries_buffered - tidegate_deliveries_in_progress
   - name: tidegate-slow-consumers
     rules:
-      # Clients that did not keep up: closed for it, or messages dropped for it, by the outbox policy.
-      - record: job:tidegate_slow_consumers:rate10m
+      # Clients that did not keep up, whatever the outbox policy did about it, each once in ten minutes. Not messages: one client
+      # that is closed may leave hundreds behind.
+      - record: job:tidegate_slow_consumers:increase10m
         expr: |
-          (sum by (job) (rate(tidegate_closes_total{reason="slow-consumer"}[10m]))
-              or 0 * sum by (job) (tidegate_build_info))
-            + (sum by (job) (rate(tidegate_deliveries_dropped_total{reason=~"slow-consumer|replaced"}[10m]))
-              or 0 * sum by (job) (tidegate_build_info))
+          sum by (job) (increase(tidegate_slow_consumers_total[10m]))
 """
 
 

@@ -103,7 +103,8 @@ _SLOTS = Row(
         ),
         lines(
             "Time in the queue",
-            "Mean wait for a slot, whether it came or not, in seconds waited per second: 0 when nobody waits.",
+            "Seconds that handshakes waited for a slot, whether it came or not, of all together per second: "
+            "how many waited, times how long.",
             COUNT,
             Query("sum(rate(tidegate_slots_waited_seconds_sum{@}[@]))", "seconds waited per second"),
             alert="GatewayAtCapacity",

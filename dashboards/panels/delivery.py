@@ -178,7 +178,8 @@ _FANOUT = Row(
         ),
         lines(
             "Time to write to a room",
-            "One write to every member, buffers included; the loop does nothing else meanwhile.",
+            "From setting out until the last member is written to. A big room is written to in parts, between which "
+            "the loop does other work: that time is in it.",
             SECONDS,
             *quantiles("tidegate_fanout_seconds", at=(0.5, 0.99)),
             width=6,
@@ -212,11 +213,11 @@ _SLOW = Row(
     "Slow consumers and fast senders",
     [
         lines(
-            "Closed as slow consumers",
-            "Clients that let their outbox overflow, by node. All nodes at once: the network or a client "
-            "release; one node: look at its loop.",
+            "Clients that do not keep up",
+            "Clients that let their outbox overflow, by node, whatever the policy does about it; each once in ten minutes. "
+            "All nodes at once: the network or a client release; one node: look at its loop.",
             PER_SECOND,
-            Query('sum by (instance) (rate(tidegate_closes_total{@, reason="slow-consumer"}[@]))', "{{instance}}"),
+            Query("sum by (instance) (rate(tidegate_slow_consumers_total{@}[@]))", "{{instance}}"),
             width=6,
             alert="SlowConsumersRising",
         ),

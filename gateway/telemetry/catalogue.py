@@ -102,6 +102,14 @@ CATALOGUE: tuple[Metric, ...] = (
         "",
         "Messages in rooms with a prefix that is not declared; they count under other.",
     ),
+    Metric(
+        "slow_consumers_total",
+        "counter",
+        (),
+        "",
+        "Connections closed as slow consumers, or to which messages were dropped or replaced because they read too slowly; each "
+        "counts once in ten minutes at most.",
+    ),
     Metric("outbox_bytes", "gauge", (), "bytes", "What waits to be sent, of all connections."),
     Metric("outbox_largest_bytes", "gauge", (), "bytes", "What waits to be sent on the connection with most of it."),
     Metric(

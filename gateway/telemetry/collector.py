@@ -29,6 +29,7 @@ from ..observer import Observer
 from ..version import __version__
 from .catalogue import CATALOGUE, KINDS
 from .confirms import Confirms
+from .slow import SlowConsumers
 
 __all__ = ["GatewayCollector"]
 
@@ -64,6 +65,7 @@ class GatewayCollector(Collector, Observer):
         self.drain_deadline = math.inf
         """When a drain should be over, on the monotonic clock."""
         self.confirms = Confirms(per_second=confirms_per_second, observers=hub.observers, on_confirmed=self._on_confirmed)
+        self._slow = SlowConsumers()
         self._recipients: list[float] = []
         self._seconds: list[float] = []
         self._residency: list[float] = []
@@ -73,6 +75,7 @@ class GatewayCollector(Collector, Observer):
         self.on_loop_lag = self.histogram("loop_lag_seconds").observe
         self.on_ping_rtt = self.histogram("ping_rtt_seconds").observe
         hub.observers.add(self)
+        hub.observers.add(self._slow)
         if confirms_per_second:
             hub.observers.add(self.confirms)
 
@@ -159,6 +162,7 @@ class GatewayCollector(Collector, Observer):
             "outbox_bytes": {(): sum(outbox)},
             "outbox_largest_bytes": {(): max(outbox, default=0)},
             "delivery_confirms_total": {(result,): count for result, count in self.confirms.results.items()},
+            "slow_consumers_total": {(): self._slow.total},
             "broker_refused_total": {(): self._hub.statistics().refused_by_broker},
             "wire_refused_total": self._wire_refused,
             "api_requests_total": self._api_requests,
