@@ -3,7 +3,8 @@
 A message in compressed mode is one binary message: a byte of flags, then the payload. Bit 0: the payload is one zstd frame
 (RFC 8878). Bit 1: it is text, UTF-8. The other bits are zero. What is short, or does not get smaller, travels as it is.
 
-1. A ``Codec`` is shared by all connections that use its level and dictionary: it knows nothing of any of them.
+1. A ``Codec`` is shared by all connections that use its level and dictionary. It knows nothing of them but which are open, to count
+   what they were sent: what was sent and not packed had been packed before.
 2. The memo holds the payload itself beside what it was packed into, so that an ``id`` in it cannot pass to another object.
 
 Private to ``compression.py``.
@@ -40,7 +41,7 @@ COMPRESSION_WIRE_BYTES = "compression_wire_bytes"
 COMPRESSION_SECONDS = "compression_seconds"
 """Time spent packing, in seconds."""
 COMPRESSION_CACHE_HITS = "compression_cache_hits"
-"""Times that a message was sent again without packing it again, where no server caches frames for us."""
+"""Messages that were sent and had been packed already, by the memo's or by a server's cache of frames."""
 DECOMPRESSION_MESSAGES = "decompression_messages"
 DECOMPRESSION_RAW_BYTES = "decompression_raw_bytes"
 DECOMPRESSION_WIRE_BYTES = "decompression_wire_bytes"
@@ -79,8 +80,6 @@ class Codec:
         if packed is None:
             packed = self._pack_any(payload)
             memo.put(payload, packed)
-        else:
-            self._thread.figures.cache_hits += 1
         return packed
 
     def unpack(self, message: bytes | None) -> str | bytes:
@@ -102,9 +101,27 @@ class Codec:
         figures.unpacked_wire_bytes += len(message)
         return _text(payload) if flags & _TEXT else payload
 
+    def opened(self, link: Link) -> None:
+        """A connection was accepted in compressed mode."""
+        self._thread.open.add(link)
+
+    def closed(self, link: Link) -> None:
+        """It is over."""
+        thread = self._thread
+        thread.open.discard(link)
+        thread.figures.sent(link.channel.sent_messages)
+        self.report(link)
+
     def report(self, link: Link) -> None:
         """Tell ``link`` what was done on this thread since the last report, whichever connection it was done for."""
         self._thread.figures.report(link.observe)
+
+    def report_all(self) -> None:
+        """As ``report``, with what open connections were sent so far; when there is none all is told already."""
+        thread = self._thread
+        if thread.open:
+            thread.figures.count_hits(sum([link.channel.sent_messages for link in thread.open]))
+            self.report(next(iter(thread.open)))
 
     def _pack_any(self, payload: str | bytes) -> bytes:
         return self._pack(payload.encode(), _TEXT) if isinstance(payload, str) else self._pack(payload, 0)
@@ -166,7 +183,7 @@ class _Figures:
     """What was done since the last report."""
 
     __slots__ = (
-        "cache_hits", "packed", "packed_raw_bytes", "packed_wire_bytes", "packing_seconds",
+        "_hits", "_packed", "_sent", "cache_hits", "packed", "packed_raw_bytes", "packed_wire_bytes", "packing_seconds",
         "unpacked", "unpacked_raw_bytes", "unpacked_wire_bytes", "unpacking_seconds",
     )  # fmt: skip
 
@@ -174,6 +191,19 @@ class _Figures:
         self.packed = self.packed_raw_bytes = self.packed_wire_bytes = self.cache_hits = 0
         self.unpacked = self.unpacked_raw_bytes = self.unpacked_wire_bytes = 0
         self.packing_seconds = self.unpacking_seconds = 0.0
+        self._hits = self._packed = self._sent = 0
+        """Totals: hits that were counted, messages packed that were reported, and messages sent to connections that are over."""
+
+    def sent(self, messages: int) -> None:
+        """A connection is over that was sent so many."""
+        self._sent += messages
+        self.count_hits(0)
+
+    def count_hits(self, messages: int) -> None:
+        """Open connections were sent so many; messages that were packed and reached nobody make it a little less than the truth."""
+        hits = max(0, self._sent + messages - self._packed - self.packed - self._hits)
+        self._hits += hits
+        self.cache_hits += hits
 
     def report(self, observe: Callable[[str, float], None]) -> None:
         """Tell what there is to tell, and start again. Called for every message, so without a list or an object."""
@@ -182,6 +212,7 @@ class _Figures:
             observe(COMPRESSION_RAW_BYTES, self.packed_raw_bytes)
             observe(COMPRESSION_WIRE_BYTES, self.packed_wire_bytes)
             observe(COMPRESSION_SECONDS, self.packing_seconds)
+            self._packed += self.packed
             self.packed = self.packed_raw_bytes = self.packed_wire_bytes = 0
             self.packing_seconds = 0.0
         if self.cache_hits:
@@ -197,8 +228,9 @@ class _Figures:
 
 
 class _PerThread(threading.local):
-    """Memo and figures of one thread, so that no two event loops change the same ones."""
+    """Memo, figures and open connections of one thread, so that no two event loops change the same ones."""
 
     def __init__(self, memo_bytes: int) -> None:
         self.memo = _Memo(memo_bytes)
         self.figures = _Figures()
+        self.open: set[Link] = set()

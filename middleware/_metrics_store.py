@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import product
 from threading import Lock
 from typing import Any, Final
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -17,7 +17,7 @@ from prometheus_client.samples import Exemplar
 from .asgi import Channel
 from .catalogue import CATALOGUE, OBSERVATIONS, Metric
 from .close import NAMED
-from .layer import Link
+from .layer import Layer, Link
 from .series import Bucket, Histogram, Number
 
 __all__ = ["MAX_ROUTES", "OTHER", "Route", "Store"]
@@ -60,6 +60,8 @@ class Store:
         self._routes: dict[str, Route] = {}
         self._lock = Lock()
         self._open: set[Channel] = set()
+        self.layers: WeakSet[Layer] = WeakSet()
+        """Those that are asked to report before everything is handed out."""
         self._past = [0, 0, 0, 0]
         """Of closed connections: messages and bytes received, messages and bytes sent."""
         self.text_in = self.histogram("message_size_bytes", "inbound", "text")
@@ -141,7 +143,9 @@ class Store:
         return [_family(metric, self._namespace) for metric in CATALOGUE]
 
     def collect(self) -> Iterator[Family]:
-        """Add up what the open connections have carried, then hand out everything."""
+        """Let the layers report, add up what the open connections have carried, then hand out everything."""
+        for layer in tuple(self.layers):
+            layer.report()
         self._count_traffic()
         for metric in CATALOGUE:
             family = _family(metric, self._namespace)

@@ -77,8 +77,9 @@ class CompressionMiddleware(Layer):
     that clients may name; ``memo_bytes``, how much is kept to compress a message once under servers without the frames
     extension (``None``: compress it for every recipient).
 
-    A message that cannot be unpacked ends its connection with ``bad-payload``. Reports the names in ``__all__``; they count
-    what was done since the last report on this thread, so only their sums over all connections mean something.
+    A message that cannot be unpacked ends its connection with ``bad-payload``. Reports the names in ``__all__``, when a connection
+    says something or ends and when it is asked to (``report``): what was done since the last time on this thread, so only the sums
+    over all connections mean something.
 
     Raises:
         ValueError: an option is out of its range.
@@ -120,6 +121,10 @@ class CompressionMiddleware(Layer):
         link.set(subprotocols=names)
         return _FramesGuard(link, choices) if link.frames is not None else _EventsGuard(link, choices)
 
+    def report(self) -> None:
+        for codec in self._codecs.values():
+            codec.report_all()
+
     def _negotiate(self, offered: Sequence[str]) -> tuple[list[str], Choices]:
         """The names that the app is offered, in the client's order, and what each of them would mean.
 
@@ -159,6 +164,7 @@ class _FramesGuard(Guard):
         subprotocol, self._codec = choice
         if self._link.frames is not None:
             self._link.frames.encoder = self._codec
+        self._codec.opened(self._link)
         self._link.observe(COMPRESSION_CONNECTIONS)
         return {**event, "subprotocol": subprotocol}
 
@@ -176,7 +182,7 @@ class _FramesGuard(Guard):
 
     def closed(self, close: Close) -> None:
         if self._codec is not None:
-            self._codec.report(self._link)
+            self._codec.closed(self._link)
 
 
 class _EventsGuard(_FramesGuard):

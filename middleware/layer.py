@@ -129,6 +129,9 @@ class Layer:
         """Look at a handshake: return a guard, ``None`` to have no part in this connection, or raise ``Refuse``."""
         return None
 
+    def report(self) -> None:
+        """Figures are about to be read: tell, through the link of any connection, what was done and is not told yet."""
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "websocket":
             await self._endpoint(scope, receive, send)

@@ -68,6 +68,7 @@ class MetricsMiddleware(Layer):
         self.store = Store.of(registry, namespace)
         if any(isinstance(layer, MetricsMiddleware) and layer.store is self.store for layer in self._layers[1:]):
             raise ValueError("two MetricsMiddleware in a row count into the same metrics; give one its own registry or namespace")
+        self.store.layers.update(self._layers[1:])
         for route in sorted(self.routes or ()):
             self.store.route(route)
 

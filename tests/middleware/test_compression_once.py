@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 from collections.abc import Callable, Sequence
+from itertools import product
 from typing import Any
+
+from prometheus_client import CollectorRegistry
 
 from middleware.asgi import FRAMES_EXTENSION, ASGIApp, Event
 from middleware.compression import (
@@ -22,6 +26,7 @@ from middleware.compression import (
     CompressionMiddleware,
 )
 from middleware.layer import Guard, Layer, Link
+from middleware.metrics import MetricsMiddleware
 
 from .asgi_helpers import Server, echo, run, text, websocket_scope
 from .compression_client import LONG, TEXT, App, compressed, trained, unpack
@@ -228,6 +233,64 @@ async def test_what_the_server_encoded_is_reported_too() -> None:
     assert COMPRESSION_MESSAGES not in app.sums
     await on_frames(app, "zstd")
     assert (app.sums[COMPRESSION_MESSAGES], app.sums[COMPRESSION_RAW_BYTES]) == (1, len(LONG))
+
+
+class Fanning(App):
+    """Sends what a server's cache of frames has encoded once to all that are there; ``look`` is called while they are."""
+
+    def __init__(self, members: int, look: Callable[[], None]) -> None:
+        super().__init__()
+        self.members: list[FakeFrames] = []
+        self.wanted, self.look = members, look
+        self.done = asyncio.Event()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "websocket.accept", "subprotocol": None})
+        self.members.append(scope["extensions"][FRAMES_EXTENSION])
+        if len(self.members) == self.wanted:
+            encoder = self.members[0].encoder
+            assert encoder is not None
+            for member, frame in product(self.members, [encoder.encode(LONG.encode(), text=True)[1] for _ in range(2)]):
+                member.write(frame)
+            self.look()
+            self.done.set()
+        await self.done.wait()
+
+
+async def test_what_was_done_is_told_when_figures_are_read() -> None:
+    """Two messages, packed once each and sent to three that say nothing; all who listen are told, and nothing twice."""
+    read: list[dict[str, float]] = []
+
+    def look() -> None:
+        layer.report()
+        layer.report()
+        read.extend((dict(inside.sums), dict(outside.sums)))
+
+    inner = Fanning(3, look)
+    layer = CompressionMiddleware(inner)
+    inside = Observing(layer)
+    outside = Observing(inside)
+    await asyncio.gather(*(on_frames(outside, "zstd") for _ in range(3)))
+    assert read[0] == read[1] == inside.sums == outside.sums
+    assert (read[0][COMPRESSION_MESSAGES], read[0][COMPRESSION_CACHE_HITS]) == (2, 4)
+    layer.report()
+    assert read[0] == inside.sums
+
+
+async def test_a_scrape_reads_what_the_layers_inside_have_not_told() -> None:
+    """No client has said anything since, and both registries have it."""
+    one, two = CollectorRegistry(), CollectorRegistry()
+    read: list[tuple[float | None, float | None]] = []
+
+    def look() -> None:
+        for registry in (one, two):
+            found = [registry.get_sample_value(f"tidegate_compression_{name}_total", labels) for name, labels in names]
+            read.append((found[0], found[1]))
+
+    names = [("messages", {"direction": "outbound"}), ("cache_hits", {})]
+    app = MetricsMiddleware(MetricsMiddleware(CompressionMiddleware(Fanning(3, look)), registry=one), registry=two)
+    await asyncio.gather(*(on_frames(app, "zstd") for _ in range(3)))
+    assert read == [(2, 4), (2, 4)]
 
 
 async def test_plain_connections_report_nothing() -> None:
