@@ -17,7 +17,7 @@ import pytest
 from tests.integration.gateway_process import GatewayProcess, running
 from tests.needs import need
 
-from .catalogues import ALERTS, RECORDED, Rule, Target, concrete, selections, targets, title
+from .catalogues import ALERTS, RECORDED, SERIES, Rule, Target, concrete, selections, targets, title
 from .load import SETTINGS, Load
 from .services import Prometheus, alertmanager, prometheus, receiver, redis
 
@@ -29,6 +29,20 @@ WINDOW = "8s"
 ON_CALL = "GatewayAtCapacity"
 WELL = {"DescriptorsRunningOut", "DrainStuck", "MessagesUnaccounted"}
 """Alerts that a load must not set off, however slow the machine is."""
+
+COUNTERS = sorted(
+    {one.series for target in targets() for one in selections(target.expression) if SERIES.get(one.series) == "counter"}
+)
+"""What the panels' queries add up."""
+STILL = {
+    f"tidegate_{name}_total"
+    for name in (
+        "access_log_suppressed", "auth_key_fetches", "auth_refused", "broker_errors", "broker_gaps", "broker_reconnects",
+        "broker_refused", "deliveries_closed", "nodes_ignored", "observations_unknown", "rate_limit_closed", "rate_limit_dropped",
+        "rate_limit_handshakes_refused", "rate_limit_shared_unavailable", "rate_limit_table_full", "routes_overflow",
+    )
+}  # fmt: skip
+"""Those of what the load does not bring about."""
 
 
 @dataclass
@@ -104,6 +118,13 @@ def finite(series: list[dict[str, Any]]) -> bool:
 def test_every_query_of_every_panel_has_data(watched: Watched, target: Target) -> None:
     """Prometheus understands it and answers with at least one number."""
     assert finite(values_of(watched.prometheus, target, watched.since, watched.until)), f"no data for {target.expression}"
+
+
+@pytest.mark.parametrize("name", [name for name in COUNTERS if name not in STILL])
+def test_every_counter_of_a_panel_has_counted(watched: Watched, name: str) -> None:
+    """What the load does is above 0: a counter that nothing ever raises would look like a quiet day."""
+    [total] = watched.prometheus.query(f"sum(last_over_time({name}[1m]))", watched.until)
+    assert float(total["value"][1]) > 0
 
 
 @pytest.mark.parametrize("name", RECORDED)
