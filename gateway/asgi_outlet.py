@@ -11,7 +11,7 @@ from middleware.asgi import Send
 from middleware.close import ABNORMAL, SLOW_CONSUMER, Close
 
 from .backlog import Backlog
-from .ledger import REPLACED, UNSENT, NamespaceTotals
+from .ledger import REPLACED, UNSENT, NamespaceTotals, Taken
 from .message import Batch, Message
 from .outlet import OutletOptions, Owner, wait_among, wake_all
 
@@ -134,6 +134,10 @@ class AsgiOutlet:
     def settle(self) -> bool:
         self._backlog.settle(self._sent_messages)
         return not self._backlog
+
+    def waiting(self) -> tuple[list[Taken], int]:
+        self.settle()
+        return self._backlog.waiting()
 
     def _overflow(self, batch: Batch) -> int:
         if self._options.policy == "latest":

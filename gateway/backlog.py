@@ -75,15 +75,17 @@ class Backlog:
         is_named = self._entries and self._named and self._named[-1][0] == self._entries[-1].end
         return [self._named.pop()[1]] if is_named else []
 
+    def waiting(self) -> tuple[list[Taken], int]:
+        """The names of the newest publications in it, and how many there are."""
+        return [taken for _, taken in self._named], sum([entry.messages.total() for entry in self._entries])
+
     def forget(self, reason: str) -> tuple[list[Taken], int]:
-        """Nothing of it will be sent any more; returns the names of the newest publications in it, and how many there were."""
-        count = 0
+        """Nothing of it will be sent any more; returns what was ``waiting``."""
+        waited = self.waiting()
         for entry in self._entries:
             for totals, messages in entry.messages.items():
                 totals.buffered -= messages
                 totals.lose(messages, reason)
-                count += messages
         self._entries.clear()
-        named = [taken for _, taken in self._named]
         self._named.clear()
-        return named, count
+        return waited

@@ -85,6 +85,12 @@ class FrameOutlet:
             self._backlog.settle(self._position - self._unsent)
         return not self._backlog and self._latest is None
 
+    def waiting(self) -> tuple[list[Taken], int]:
+        self.settle()
+        taken, messages = self._backlog.waiting() if self._backlog else ([], 0)
+        latest = named(self._latest) if self._latest is not None else []
+        return taken + latest, messages + len(latest)
+
     @property
     def sent_messages(self) -> int:
         return self._frames.sent_messages

@@ -88,6 +88,9 @@ class Outlet(Protocol):
     def settle(self) -> bool:
         """Account for what has been sent meanwhile; True when nothing is left."""
 
+    def waiting(self) -> tuple[list[Taken], int]:
+        """The names of the newest publications that were taken and not sent, and how many there are."""
+
     async def drained(self) -> None:
         """Wait until less than the high-water mark is buffered, or the connection is over."""
 

@@ -7,9 +7,10 @@ import heapq
 from collections.abc import Generator, Iterable, Sequence, Set
 from typing import Any
 
+from ..connection import Connection
 from ..hub import Hub
 from .records import PER_ROOM, SET_OUT_AT, Publication, Records, Story
-from .verdicts import Verdict, alone, judge, moment
+from .verdicts import Verdict, Waiting, alone, judge, moment
 
 __all__ = ["Explainer"]
 
@@ -107,11 +108,12 @@ class Explainer:
 
     def _connection(self, story: Story, room: str | None, message: str | None, most: int) -> Json:
         live = self._hub.registry.get(story.id)
-        buffered = live.outlet.buffered_bytes() if live is not None else None
+        waiting = _waiting(live) if live is not None else None
+        buffered = waiting.buffered_bytes if waiting is not None else None
         names = {room} if room is not None else {*story.rooms, *(one.room for one in story.past)}
         newest, more = self._newest(names, message, most)
         rooms = [one for one in story.rooms if one[0] != "~"]
-        deliveries = [self._delivery(publication, name, judge(publication, name, story, buffered)) for name, publication in newest]
+        deliveries = [self._delivery(publication, name, judge(publication, name, story, waiting)) for name, publication in newest]
         return {
             "id": story.id, "user": story.user, "since": story.since, "rooms": _some(rooms), "rooms_total": len(rooms),
             "ended": _ended(story), "buffered_bytes": buffered,
@@ -168,6 +170,11 @@ class Explainer:
         if not publications:
             lines.append("No message to it is remembered." if message is None else self._never_seen(message, {name}))
         return {"name": name, "members": members, "publications": [_about(one) for one in publications], "lines": lines}
+
+
+def _waiting(connection: Connection) -> Waiting:
+    named, messages = connection.outlet.waiting()
+    return Waiting(connection.outlet.buffered_bytes(), frozenset(one.message for one in named), messages - len(named))
 
 
 def _words(publication: Publication) -> str:

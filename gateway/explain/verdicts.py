@@ -8,7 +8,17 @@ from typing import NamedTuple
 from ..ledger import LEFT, REPLACED, SLOW, UNSENT
 from .records import Publication, Story
 
-__all__ = ["Verdict", "alone", "judge", "moment"]
+__all__ = ["Verdict", "Waiting", "alone", "judge", "moment"]
+
+
+class Waiting(NamedTuple):
+    """What is in the outbox of an open connection."""
+
+    buffered_bytes: int
+    messages: frozenset[str]
+    """The newest of the publications, by id."""
+    others: int
+    """How many waited before those."""
 
 
 class Verdict(NamedTuple):
@@ -32,13 +42,13 @@ _DROPPED = {
 }
 
 
-def judge(publication: Publication, room: str, story: Story, buffered_bytes: int | None) -> Verdict:
+def judge(publication: Publication, room: str, story: Story, waiting: Waiting | None) -> Verdict:
     """The verdict.
 
     Args:
         publication: of ``room``.
         story: of the connection.
-        buffered_bytes: what waits in its outbox now; ``None`` when the connection is over.
+        waiting: what is in its outbox now; ``None`` when the connection is over.
     """
     if publication.exclude == story.id:
         return Verdict("excluded", False, _EXCLUDED)
@@ -52,7 +62,7 @@ def judge(publication: Publication, room: str, story: Story, buffered_bytes: int
             return _happened(happening.what, happening.seconds)
     if publication.set_out_at <= story.forgotten_until:
         return Verdict("forgotten", None, "It was written or dropped; of so much that happened since, this is not remembered.")
-    return _written(story, buffered_bytes)
+    return _written(publication, story, waiting)
 
 
 def _was_no_member(publication: Publication, room: str, story: Story) -> Verdict:
@@ -81,19 +91,18 @@ def _happened(what: str, seconds: float | None) -> Verdict:
     return Verdict(what, False, _DROPPED.get(what, f"It was dropped: {what}."))
 
 
-def _written(story: Story, buffered_bytes: int | None) -> Verdict:
-    if buffered_bytes is None and story.buffered_bytes:
+def _written(publication: Publication, story: Story, waiting: Waiting | None) -> Verdict:
+    if waiting is None and story.buffered_bytes:
         return Verdict(
             "maybe-unsent", None,
             f"It was written to the connection's outbox, in which {story.buffered_bytes} bytes still waited when the connection "
             f"ended ({story.close.reason if story.close else 'lost'}); the socket has still time to take them.",
         )  # fmt: skip
-    if buffered_bytes:
-        return Verdict(
-            "buffered",
-            None,
-            f"It was written to the connection's outbox, where {buffered_bytes} bytes wait: the client reads slowly.",
-        )
+    if waiting is not None and (publication.id in waiting.messages or waiting.others):
+        where = "It was written to the connection's outbox, where "
+        if publication.id not in waiting.messages:
+            where += f"it may be one of the {waiting.others} messages that wait there longest, as "
+        return Verdict("buffered", None, f"{where}{waiting.buffered_bytes} bytes wait: the client reads slowly.")
     return Verdict(
         "written", True, "It was written to the connection and the kernel took it. If the client shows nothing, look at the client."
     )

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from gateway import fan_out
+from gateway.backlog import MAX_NAMED
 from gateway.connection import Connection
 from gateway.explain import Explainer, Records, explanation, records
 from gateway.explain.fairness import Held, give_way
@@ -145,6 +146,34 @@ async def test_a_slow_consumer_and_a_full_outbox(on: Remembering) -> None:
     assert on.verdict(slow, waiting) == ("maybe-unsent", None)
     frames.lose(unsent=3)
     assert on.verdict(slow, waiting) == ("unsent", False)
+
+
+async def test_what_has_left_is_not_called_buffered_for_what_came_later(on: Remembering) -> None:
+    """By name, for as many as are named; of those that wait before them nothing is claimed."""
+    slow, frames = await on.enter("r")
+    message = await on.say("r")
+    frames.reads = False
+    waits = await on.say("r", "0123456789")
+    assert on.verdict(slow, message) == ("written", True)
+    assert on.verdict(slow, waits) == ("buffered", None)
+    await on.hub.hold(("busy",))
+    on.hub.registry.join(slow, "busy")
+    for _ in range(MAX_NAMED):
+        await on.say("busy")
+    assert on.verdict(slow, message) == on.verdict(slow, waits) == ("buffered", None)
+    assert "may be one of the 1 messages" in on.explainer.explain(connection=slow.id, room="r")["answer"][1]
+    frames.drain()
+    assert on.verdict(slow, waits) == ("written", True)
+
+
+async def test_bytes_that_are_no_publication_make_nothing_buffered(on: Remembering) -> None:
+    """What the app itself has sent since waits; what was published before has left."""
+    slow, frames = await on.enter("r")
+    message = await on.say("r")
+    frames.reads = False
+    await slow.send("the app's own")
+    assert frames.buffered
+    assert on.verdict(slow, message) == ("written", True)
 
 
 async def test_what_left_after_the_end_was_decided_was_written(on: Remembering) -> None:
