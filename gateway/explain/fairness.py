@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from itertools import chain
 from typing import NamedTuple
 
 from middleware.asgi import client_key
@@ -44,12 +45,12 @@ def give_way(held: Iterable[Held], bound: int) -> list[str]:
     wanted, share = max(1, bound // PARTS), max(1, bound // SHARE)
     held_by = Counter(one.owner for one in everything if one.owner)
     going: dict[str, None] = {}
-    for owner, count in held_by.most_common():
+    for owner, count in held_by.most_common(SHARE):  # no more can hold more than their share
         theirs = (one.key for one in everything if one.owner == owner)
         going.update(dict.fromkeys(key for _, key in zip(range(min(count - share, wanted - len(going))), theirs, strict=False)))
         if len(going) >= wanted or count <= share:
             break
-    for one in sorted(everything, key=lambda one: not one.is_idle):  # which keeps the order otherwise
+    for one in chain((one for one in everything if one.is_idle), (one for one in everything if not one.is_idle)):
         if len(going) >= wanted:
             break
         going[one.key] = None
