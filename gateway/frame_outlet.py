@@ -61,7 +61,12 @@ class FrameOutlet:
         if frames.encoder is batch.encoder:
             blob, payload_bytes = batch.blob, batch.blob_bytes
         else:
-            blob, payload_bytes = batch.encoded(frames.encoder)
+            try:
+                blob, payload_bytes = batch.encoded(frames.encoder)
+            except Exception:  # an encoder's mistake: the end of who needs it, and nobody else's
+                logger.exception("encoding for a connection failed")
+                frames.close(INTERNAL_ERROR)
+                return len(batch)
         unsent = frames.write(blob, len(batch.messages), payload_bytes)
         if unsent:
             if unsent < 0:
@@ -169,17 +174,9 @@ class FrameOutlet:
             if latest.totals is not None:
                 latest.totals.buffered -= 1
             self._unsent = 0  # it is its turn, whatever the bound
-            if self._fails(latest) and latest.totals is not None:
+            if self.write(latest) and latest.totals is not None:
                 latest.totals.lose(1, UNSENT)
                 self._tell(named(latest), 1, UNSENT)
-
-    def _fails(self, batch: Batch) -> bool:
-        try:
-            return self.write(batch) > 0
-        except Exception:  # an encoder's mistake, with nobody above us to see to it
-            logger.exception("writing what waited failed")
-            self._frames.close(INTERNAL_ERROR)
-            return True
 
     def _on_drained(self) -> None:
         self._unsent = self._frames.buffered_bytes()

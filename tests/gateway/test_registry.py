@@ -395,7 +395,7 @@ async def test_a_member_of_a_big_room_is_served_before_its_turn_when_it_must_be(
 
 
 async def test_a_write_that_fails_ends_that_member_and_nobody_else(caplog: pytest.LogCaptureFixture) -> None:
-    """An encoder's mistake costs the others nothing; the loss is accounted for."""
+    """An encoder's mistake costs the others nothing, and is not raised at whoever sends; the loss is accounted for."""
 
     class Broken:
         def encode(self, payload: bytes, *, text: bool) -> tuple[int, bytes]:
@@ -411,7 +411,10 @@ async def test_a_write_that_fails_ends_that_member_and_nobody_else(caplog: pytes
     assert made[1][0].ending is not None
     assert made[1][0].ending.reason == "internal-error"
     assert (ledger.totals["other"].closed, ledger.totals["other"].unaccounted()) == (1, 0)
-    assert "writing to a member failed" in caplog.text
+    assert "encoding for a connection failed" in caplog.text
+    made[2][1].encoder = Broken()
+    made[2][0].send_nowait("x")
+    assert made[2][0].ending is not None
 
 
 async def test_joining_does_not_make_a_room_write() -> None:
