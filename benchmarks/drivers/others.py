@@ -66,6 +66,7 @@ class Centrifuge(Driver):
 
     name = "centrifuge"
     title = "Centrifuge (Go)"
+    module = "centrifugal/centrifuge"
 
     @property
     def binary(self) -> Path:
@@ -76,8 +77,8 @@ class Centrifuge(Driver):
 
     def version(self) -> str:
         modules = _said("go", "version", "-m", str(self.binary))
-        found = re.search(r"centrifugal/centrifuge\s+v(\S+)", modules)
-        return f"centrifuge {found[1] if found else '?'}, {modules.split(':')[-1].split()[0] if modules else 'go ?'}"
+        release, compiler = re.search(rf"{self.module}\s+v(\S+)", modules), re.search(r": (go\S+)", modules)
+        return f"{self.name} {release[1] if release else '?'}, {compiler[1] if compiler else 'go ?'}"
 
     def launch(self, port: int, compressed: str = "") -> Launch:
         return Launch((str(self.binary), str(port)))
@@ -107,6 +108,7 @@ class Centrifugo(Centrifuge):
 
     name = "centrifugo"
     title = "Centrifugo"
+    module = "centrifugal/centrifugo/v6"
 
     @property
     def binary(self) -> Path:
@@ -114,9 +116,6 @@ class Centrifugo(Centrifuge):
 
     def absent(self) -> str:
         return "" if self.binary.exists() else "`go install github.com/centrifugal/centrifugo/v6@latest` does not work here"
-
-    def version(self) -> str:
-        return _said(str(self.binary), "version")
 
     def launch(self, port: int, compressed: str = "") -> Launch:
         environment = {
