@@ -267,6 +267,11 @@ class Hub:
         await self.broker.publish(self._envelope(user_room(user), Message(b""), close=close))
         return count
 
+    def tell_gap(self) -> None:
+        """Something may have been missed in any room of this node; ``on_gap`` is told as of a gap that the broker has found."""
+        if self._gap_teller is not None:
+            self._gap_teller(self.subscriptions.rooms)
+
     def recipients(self, room: str, exclude: str = "") -> int:
         """How many connections on this node a publication to ``room`` goes to now."""
         found = self.registry.rooms.get(room)

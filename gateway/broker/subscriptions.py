@@ -53,6 +53,11 @@ class Subscriptions:
     def __len__(self) -> int:
         return len(self._rooms)
 
+    @property
+    def rooms(self) -> list[str]:
+        """What this node is subscribed to."""
+        return [room for room, subscription in self._rooms.items() if subscription.active]
+
     def hold_now(self, room: str) -> bool:
         """Need ``room`` once more if it is subscribed already; False, and nothing done, when it is not."""
         subscription = self._rooms.get(room)

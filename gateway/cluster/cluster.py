@@ -4,15 +4,21 @@ Every node says in the room ``~nodes`` that it is there, every ``heartbeat_secon
 not depend on how many rooms or connections it has. What is in the rooms of all nodes is asked for when somebody wants to know:
 the question goes to ``~nodes``, each node answers to the asker's own room with its part of the page.
 
+Heartbeats are numbered: who misses some knows it. An engine of several servers (NATS) can lose what goes from one to another
+while each server serves its own nodes well, which no probe to oneself can find: then a jump in another node's numbers is the sign.
+
 1. Nothing here is needed to deliver a message: a cluster that hears nothing serves its clients all the same.
 2. What is kept is bounded: nodes, open questions, the size of an answer, and how long one is waited for.
 3. What is not understood, not for this node or from too many is ignored and counted (``IGNORED``); it never raises.
+4. A heartbeat that the engine has confirmed and this node has not heard is a gap in all its rooms. What is missed of several nodes
+   at about the same time is told once, a heartbeat after the first sign, when all of them have been heard again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import secrets
 import time
@@ -51,6 +57,8 @@ class ClusterStatistics(NamedTuple):
     """Nodes that this one hears of, itself too."""
     ignored: dict[str, int]
     """Messages of nodes that were ignored, by reason (``IGNORED``)."""
+    gaps: int
+    """How often something that other nodes published may have been missed, by the numbers of their heartbeats."""
 
 
 class _Question:
@@ -94,12 +102,17 @@ class Cluster:
         self._heartbeat_seconds = heartbeat_seconds
         self._answer_seconds = answer_seconds
         self._cpu_seconds = cpu_seconds
-        self._instance = secrets.token_hex(8)
+        self._instance = ""
+        self._confirmed = 0
+        """Heartbeats that the engine has taken."""
         self._table = NodeTable()
         self._ignored = Counter(dict.fromkeys(IGNORED, 0))
         self._questions: dict[int, _Question] = {}
         self._number = 0
-        self._started_at = 0.0
+        self._gaps = 0
+        self._gap: asyncio.TimerHandle | None = None
+        """A gap that will be told."""
+        self._started_at = math.inf
         self._cpu_before = (0.0, 0.0)
         self._load = 0.0
         self._soon = asyncio.Event()
@@ -115,6 +128,7 @@ class Cluster:
         """Say that this node is here, from now on; to be called when the hub has started."""
         if self._beating is None:
             loop = asyncio.get_running_loop()
+            self._instance, self._confirmed = secrets.token_hex(8), 0
             self._started_at = loop.time()
             self._cpu_before = (self._started_at, self._cpu_seconds())
             if not self._hub.broker.local:
@@ -127,6 +141,9 @@ class Cluster:
             return
         beating.cancel()
         await asyncio.wait((beating,))
+        if self._gap is not None:
+            self._gap.cancel()
+            self._gap = None
         self._post(NODES_ROOM, Gone(self._instance))  # the broker sends what it took before it closes
 
     def drain(self) -> None:
@@ -146,7 +163,7 @@ class Cluster:
 
     def statistics(self) -> ClusterStatistics:
         """A snapshot."""
-        return ClusterStatistics(1 + len(self._table), dict(self._ignored))
+        return ClusterStatistics(1 + len(self._table), dict(self._ignored), self._gaps)
 
     async def rooms(self, after: str = "", limit: int = 100, *, local: bool = False) -> Gathered:
         """A page of the rooms behind ``after``, by name, with how many members they have on all nodes (or on this one alone)."""
@@ -195,9 +212,9 @@ class Cluster:
     async def _beat(self) -> None:
         loop, is_new = asyncio.get_running_loop(), True
         while True:
-            is_new = not self._post(NODES_ROOM, self._here(is_new=is_new)) and is_new
             for node in self._table.drop_dead(loop.time()):
                 logger.warning("node %s has not been heard of for too long and is taken for dead", node)
+            is_new = not await self._say_here(is_new=is_new) and is_new
             self._soon.clear()
             try:
                 async with asyncio.timeout(self._heartbeat_seconds * random.uniform(0.9, 1.0)):  # noqa: S311 - no secret
@@ -206,6 +223,15 @@ class Cluster:
                 continue
             # However many come at once, they are answered together.
             await asyncio.sleep(self._heartbeat_seconds * random.uniform(0.05, 0.15))  # noqa: S311 - no secret
+
+    async def _say_here(self, *, is_new: bool) -> bool:
+        """Say it; False when the engine has not confirmed it. What it had under way when a link broke is nobody's jump."""
+        try:
+            await self._hub.broker.publish(self._envelope(NODES_ROOM, self._here(is_new=is_new)))
+        except BrokerUnavailable:
+            return False
+        self._confirmed += 1
+        return True
 
     def _measure(self, now: float) -> None:
         before, cpu_before = self._cpu_before
@@ -227,6 +253,7 @@ class Cluster:
             load=self._load,
             is_draining=self.draining,
             is_new=is_new,
+            number=self._confirmed,
         )
 
     def _post(self, room: str, control: Control) -> bool:
@@ -275,11 +302,25 @@ class Cluster:
             logger.error("another process is a node of this cluster under the same id, %s: give each its own", self._hub.node)
 
     def _on_here(self, node: str, here: Here) -> None:
-        is_known = node in self._table
-        if not self._table.heard(node, here, asyncio.get_running_loop().time()):
+        now, is_known = asyncio.get_running_loop().time(), node in self._table
+        has_missed = self._table.has_missed(node, here, now - self._started_at)
+        if not self._table.heard(node, here, now):
             self._ignored["too-many-nodes"] += 1
-        elif here.is_new or not is_known:
+            return
+        if has_missed:
+            self._missed(node)
+        if here.is_new or not is_known:
             self._soon.set()
+
+    def _missed(self, node: str) -> None:
+        logger.warning("node %s was not heard for a while although the engine took what it said", node)
+        if self._gap is None:
+            self._gap = asyncio.get_running_loop().call_later(self._heartbeat_seconds, self._tell_gap)
+
+    def _tell_gap(self) -> None:
+        self._gap = None
+        self._gaps += 1
+        self._hub.tell_gap()
 
     def _on_answer(self, node: str, answer: Answer) -> None:
         question = self._questions.get(answer.number)

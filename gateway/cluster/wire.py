@@ -39,6 +39,8 @@ class Here(msgspec.Struct, array_like=True, tag="here", frozen=True):
     is_draining: bool = False
     is_new: bool = False
     """It has just come and knows nobody: everybody please say that they are here."""
+    number: _Count = 0
+    """How many heartbeats of this process the engine had confirmed before: who hears a jump has missed some."""
 
 
 class Gone(msgspec.Struct, array_like=True, tag="gone", frozen=True):

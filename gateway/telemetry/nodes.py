@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from ..broker import Broker, BrokerStatistics, Reports
 from ..broker.reports import OPERATIONS
-from ..cluster import Cluster
+from ..cluster import Cluster, ClusterStatistics
 from .collector import GatewayCollector, Values
 
 __all__ = ["report_nodes"]
@@ -20,19 +20,16 @@ def report_nodes(collector: GatewayCollector, broker: Broker, cluster: Cluster) 
         broker.on_publish_seconds = collector.histogram("broker_publish_seconds").observe
         broker.on_lag_seconds = collector.histogram("broker_lag_seconds").observe
     statistics = broker.statistics if isinstance(broker, Reports) else lambda: _WELL
-    collector.add_source(lambda: {**_of_cluster(cluster), **_of_broker(statistics())})
+    collector.add_source(lambda: _figures(statistics(), cluster.statistics()))
 
 
-def _of_cluster(cluster: Cluster) -> Mapping[str, Values]:
-    nodes, ignored = cluster.statistics()
-    return {"nodes": {(): nodes}, "nodes_ignored_total": {(reason,): count for reason, count in ignored.items()}}
-
-
-def _of_broker(told: BrokerStatistics) -> Mapping[str, Values]:
+def _figures(told: BrokerStatistics, cluster: ClusterStatistics) -> Mapping[str, Values]:
     return {
+        "nodes": {(): cluster.nodes},
+        "nodes_ignored_total": {(reason,): count for reason, count in cluster.ignored.items()},
         "broker_up": {(): told.up},
         "broker_queue_messages": {(): told.queue_messages},
         "broker_reconnects_total": {(): told.reconnects},
-        "broker_gaps_total": {(): told.gaps},
+        "broker_gaps_total": {(): told.gaps + cluster.gaps},  # it is the same to a room who has found it
         "broker_errors_total": {(operation,): count for operation, count in told.errors.items()},
     }

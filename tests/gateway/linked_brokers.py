@@ -39,13 +39,14 @@ class Engine:
 
 
 class LinkedBroker:
-    """One node's broker; ``cut`` makes it hear nothing, as if its process had stopped."""
+    """One node's broker; ``cut`` makes it hear nothing, as if its process had stopped, ``deaf_to`` nothing of those nodes."""
 
     local = False
 
     def __init__(self, engine: Engine) -> None:
         self.rooms: set[str] = set()
         self.cut = False
+        self.deaf_to: set[str] = set()
         self._engine = engine
         self._deliver: Deliver | None = None
 
@@ -77,5 +78,6 @@ class LinkedBroker:
         self.rooms.clear()
 
     def arrived(self, data: bytes) -> None:
-        if self._deliver is not None and not self.cut:
-            self._deliver(Envelope.decode(data))
+        envelope = Envelope.decode(data)
+        if self._deliver is not None and not self.cut and envelope.node not in self.deaf_to:
+            self._deliver(envelope)

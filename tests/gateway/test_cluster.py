@@ -30,6 +30,7 @@ from tests.gateway.linked_brokers import Engine, LinkedBroker
 from tests.middleware.virtual_time import run_virtual
 
 BEAT = 2.0
+HERE = Here("i", "1", 0.0, BEAT, 1, 1, 0.5)
 
 
 class Nodes:
@@ -39,11 +40,16 @@ class Nodes:
         self.engine = Engine()
         self.hubs: dict[str, Hub] = {}
         self.clusters: dict[str, Cluster] = {}
+        self.gaps: dict[str, list[set[str]]] = {}
+        """What each node's ``on_gap`` was told."""
 
     async def start(self, *names: str) -> list[Cluster]:
         """Start nodes, and wait until all know each other."""
         for name in names:
-            hub = self.hubs[name] = Hub(self.engine.broker(), node=name, linger_seconds=0.0)
+            told = self.gaps[name] = []
+            hub = self.hubs[name] = Hub(
+                self.engine.broker(), node=name, linger_seconds=0.0, on_gap=lambda rooms, told=told: told.append(set(rooms))
+            )
             cluster = self.clusters[name] = Cluster(hub, heartbeat_seconds=BEAT, cpu_seconds=lambda: 0.0)
             await hub.start()
             cluster.start()
@@ -215,15 +221,104 @@ def test_wrong_times_are_refused() -> None:
             Cluster(Hub(), **options)
 
 
+# -- what was missed
+
+
+@pytest.mark.parametrize("beats", [1, 10], ids=["one heartbeat", "for dead"])
+def test_what_the_engine_took_and_did_not_bring_is_a_gap(beats: int) -> None:
+    """In all rooms of either side, once, and soon; others, who have heard both, have missed nothing."""
+
+    async def scene(nodes: Nodes) -> None:
+        await nodes.start("a", "b")
+        await nodes.member("a", "r", user="ann")
+        await nodes.start("c")
+        nodes.broker("a").deaf_to, nodes.broker("b").deaf_to = {"b"}, {"a"}
+        await asyncio.sleep(beats * BEAT)
+        assert (("b" in nodes.known("a")), nodes.gaps["a"]) == (beats == 1, [])
+        nodes.broker("a").deaf_to, nodes.broker("b").deaf_to = set(), set()
+        await asyncio.sleep(3 * BEAT)
+        own = {NODES_ROOM, EVERYONE}
+        assert nodes.gaps == {"a": [{"r", "~user/ann", node_room("a"), *own}], "b": [{node_room("b"), *own}], "c": []}
+        assert [cluster.statistics().gaps for cluster in nodes.clusters.values()] == [1, 1, 0]
+
+    play(scene)
+
+
+def test_what_was_missed_of_several_nodes_is_one_gap() -> None:
+    """Told when all of them have been heard again."""
+
+    async def scene(nodes: Nodes) -> None:
+        await nodes.start(*"abcdef")
+        nodes.broker("a").cut = True
+        await asyncio.sleep(10 * BEAT)
+        nodes.broker("a").cut = False
+        await asyncio.sleep(3 * BEAT)
+        assert {name: len(gaps) for name, gaps in nodes.gaps.items()} == dict.fromkeys("abcdef", 1)
+
+    play(scene)
+
+
+def test_what_the_engine_did_not_take_is_no_gap() -> None:
+    """A node that could not speak, or is back after it could not, has said nothing that anybody could miss."""
+
+    async def scene(nodes: Nodes) -> None:
+        await nodes.start("a", "b")
+        nodes.engine.down = True
+        await asyncio.sleep(10 * BEAT)
+        assert nodes.known("a") == ["a"]
+        nodes.engine.down = False
+        await nodes.start("c")
+        await asyncio.sleep(3 * BEAT)
+        assert sorted(nodes.known("a")) == ["a", "b", "c"]
+        assert nodes.gaps == {"a": [], "b": [], "c": []}
+
+    play(scene)
+
+
+def test_a_node_that_stops_and_starts_is_another() -> None:
+    """It counts from the beginning; nobody has missed anything."""
+
+    async def scene(nodes: Nodes) -> None:
+        _, second = await nodes.start("a", "b")
+        await asyncio.sleep(5 * BEAT)
+        await second.stop()
+        await asyncio.sleep(BEAT)
+        second.start()
+        await asyncio.sleep(5 * BEAT)
+        assert nodes.gaps == {"a": [], "b": []}
+
+    play(scene)
+
+
+def test_a_newcomer_whose_first_words_were_not_heard_has_been_missed() -> None:
+    """But not one that was there before this node, or came at about the same time."""
+    table, here = NodeTable(), msgspec.structs.replace(HERE, number=3, age_seconds=6.0)
+    assert table.has_missed("b", here, 60.0)
+    assert not table.has_missed("b", here, 6.1)
+    assert not table.has_missed("b", here, 1.0)
+    assert not table.has_missed("b", msgspec.structs.replace(HERE, number=0), 60.0)
+    table.heard("b", here, 0.0)
+    assert table.has_missed("b", msgspec.structs.replace(here, instance="another", age_seconds=0.5), 60.0)
+
+
+def test_the_dead_are_remembered_in_bounds_until_they_say_goodbye() -> None:
+    """The last that died, as many as the table has places."""
+    table, back = NodeTable(), msgspec.structs.replace(HERE, number=9, age_seconds=1e6)
+    for number in range(LONGEST_TABLE + 1):
+        table.heard(f"n{number}", HERE, float(number))
+        table.drop_dead(number + 10 * BEAT)
+    assert not table.has_missed("n0", back, 0.0)
+    assert table.has_missed("n1", back, 0.0)
+    assert table.left("n1", "i")
+    assert not table.has_missed("n1", back, 0.0)
+
+
 # -- what is not for us
 
 
 def say(nodes: Nodes, control: Here | Gone | Ask | Answer | bytes, node: str, room: str = NODES_ROOM, **more: Any) -> None:
     payload: str | bytes = control if isinstance(control, bytes) else encode(control)
     nodes.engine.take(Envelope(room, more.pop("message", None) or Message(payload), id="x-1", node=node, **more))
-
-
-HERE = Here("i", "1", 0.0, BEAT, 1, 1, 0.5)
 
 
 def test_hostile_and_foreign_messages_are_ignored_and_counted() -> None:
