@@ -12,7 +12,7 @@ _WELL = Row(
     [
         number(
             "Broker",
-            "1 when every chosen node can use it. 0: at least one node hears nothing of the others.",
+            "1 when every chosen node can use it. 0: at least one node hears nothing, not even of itself.",
             COUNT,
             Query("min(tidegate_broker_up{@})", "up"),
             width=4,
@@ -28,7 +28,7 @@ _WELL = Row(
             Query("count(tidegate_build_info{@})", "scraped"),
             Query("min(tidegate_nodes{@})", "heard of"),
             width=4,
-            alert="BrokerDown",
+            alert="NodesApart",
         ),
         number(
             "Gaps, all nodes",
@@ -173,7 +173,7 @@ _TROUBLE = Row(
             COUNT,
             Query("tidegate_nodes{@}", "{{instance}}"),
             width=6,
-            alert="BrokerDown",
+            alert="NodesApart",
         ),
         lines(
             "Nodes' messages ignored",

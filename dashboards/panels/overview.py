@@ -83,7 +83,7 @@ _WELL = Row(
         ),
         number(
             "Broker",
-            "1 when every chosen node can use its broker, 0 when one cannot: it then hears nothing of the other nodes.",
+            "1 when every chosen node can use its broker, 0 when one cannot: nobody on it hears anything then.",
             COUNT,
             Query("min(tidegate_broker_up{@})", "up"),
             below="red",
