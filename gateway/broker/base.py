@@ -5,7 +5,9 @@ Promises, held by every broker and tested by one suite over all of them (``tests
 1. Order: what one publisher publishes to one room is delivered in that order, once, on every subscribed node, and the
    publishing node itself receives through the broker too. Over memory and Redis a room has one order, which all nodes see; over
    NATS messages of *different* publishers may be interleaved differently on different nodes.
-2. When ``subscribe`` has returned, everything published to the room afterwards, by anyone, is delivered.
+2. When ``subscribe`` has returned, everything published to the room afterwards, by anyone, is delivered. Over several servers of
+   NATS that holds for nodes on the same server; on others it holds once the subscription has travelled there. In one cluster it
+   travels ahead of what this node publishes next, so an answer to that is delivered, too.
 3. ``deliver`` is called on the event loop, never re-entrantly for one room out of order, and must not raise or wait.
 4. ``post`` never waits: it takes the envelope or raises ``BrokerUnavailable``. What it took may still be lost when the
    engine dies; that is counted, never silent.
