@@ -16,6 +16,7 @@ from gateway.api.idempotency import IdempotencyTable
 from gateway.api.problems import Problem, problem_of
 from gateway.api.requests import REASONS, traceparent_of
 from gateway.broker import MemoryBroker
+from gateway.cluster import NODES_ROOM
 from gateway.envelope import Envelope
 from gateway.errors import BrokerUnavailable, TooBigForBroker
 from gateway.explain import Explainer, Records
@@ -48,7 +49,7 @@ def problem(response: httpx.Response, status: int) -> str:
 
 
 class RecordingBroker(MemoryBroker):
-    """A memory broker that keeps what was published, fails or hangs when told so, and knows of other nodes."""
+    """A memory broker that keeps what was published (no heartbeats), fails or hangs when told so, and knows of other nodes."""
 
     local = False
 
@@ -59,6 +60,8 @@ class RecordingBroker(MemoryBroker):
         self.gate: asyncio.Event | None = None
 
     async def publish(self, envelope: Envelope) -> None:
+        if envelope.room == NODES_ROOM:
+            return
         if self.gate is not None:
             await self.gate.wait()
         if self.failure is not None:
