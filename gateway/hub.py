@@ -131,8 +131,10 @@ class Hub:
     async def hold(self, rooms: Iterable[str]) -> None:
         """Subscribe to all of ``rooms`` or to none; each is to be released or ``enter``-ed. Raises ``BrokerUnavailable``.
 
-        Those that are new here are asked for together, ``MOST_AT_ONCE`` at a time: they share the engine's round trip.
+        Those that are new here are asked for together, ``MOST_AT_ONCE`` at a time: they share the engine's round trip. The broker
+        is to be usable for the others, too: who joins hears from then on, or is told that it cannot be.
         """
+        await self.broker.check()
         held: list[str] = []
         new: list[str] = []
         for room in rooms:
@@ -191,7 +193,7 @@ class Hub:
         """
         if room in connection.rooms:
             return
-        await self.subscriptions.hold(room)
+        await self.hold((room,))
         if connection.ending is not None:
             self.subscriptions.release(room)
             raise ConnectionClosed(connection.ending)

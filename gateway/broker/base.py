@@ -56,7 +56,7 @@ class Broker(Protocol):
         """Receive the room's envelopes no longer."""
 
     async def check(self) -> None:
-        """Raise ``BrokerUnavailable`` when the broker is not usable; asked by the readiness check."""
+        """Raise ``BrokerUnavailable`` when the broker is not usable; asked by readiness checks and by every join: to be cheap."""
 
     async def close(self) -> None:
         """Disconnect; after it nothing is delivered."""

@@ -152,6 +152,23 @@ async def test_a_join_that_the_broker_refuses_leaves_nothing() -> None:
     await hub.stop()
 
 
+async def test_a_room_that_the_node_hears_already_cannot_be_joined_without_the_broker_either() -> None:
+    """Nobody comes into a room in which nothing would be heard; those who are in it stay."""
+    broker = MoodyBroker()
+    hub = await hub_with(broker)
+    await member(hub, "r")
+    other, _ = await member(hub, "x")
+    broker.down = True
+    with pytest.raises(BrokerUnavailable):
+        await hub.hold(["r", EVERYONE])
+    with pytest.raises(BrokerUnavailable):
+        await hub.join(other, "r")
+    assert (len(hub.registry.members("r")), hub.subscriptions._rooms["r"].holders) == (1, 1)
+    broker.down = False
+    await hub.join(other, "r")
+    await hub.stop()
+
+
 async def test_a_connection_that_ends_during_a_join_is_in_no_room() -> None:
     """The join raises the ending instead of leaving a ghost."""
     broker = MoodyBroker()

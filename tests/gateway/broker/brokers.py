@@ -47,6 +47,10 @@ class MoodyBroker(MemoryBroker):
         await super().unsubscribe(room)
         self._refuse_when_down()
 
+    async def check(self) -> None:
+        self._refuse_when_down()
+        await super().check()
+
     def _refuse_when_down(self) -> None:
         if self.down:
             raise BrokerUnavailable("the broker is down", retry_after=3)

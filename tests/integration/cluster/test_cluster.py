@@ -14,6 +14,7 @@ from typing import ClassVar
 
 import pytest
 import pytest_asyncio
+from websockets.exceptions import InvalidStatus
 
 from tests.integration.cluster.crowd import Crowd, Hole
 from tests.integration.cluster.nodes import Figures, Node, eventually
@@ -169,7 +170,7 @@ class Scenarios:
         assert cluster.crowd.sessions == sessions
 
     async def test_an_engine_that_is_frozen(self, cluster: Cluster) -> None:
-        """For ten seconds: no node is ready, publishing is refused with 503, sockets stay, and all hear again."""
+        """For ten seconds: no node is ready, publishing and joining are refused with 503, sockets stay, and all hear again."""
         before, sessions = await cluster.figures(), cluster.crowd.sessions
         cluster.engine.signal(signal.SIGSTOP)
         try:
@@ -178,7 +179,9 @@ class Scenarios:
                     asyncio.sleep(10), eventually(lambda: cluster.ready(False, False, False), BACK_SECONDS, "all nodes not ready")
                 )
                 status, _ = await cluster.nodes[1].gateway.publish("/api/rooms/room-1/messages", "x")
-            assert status == 503
+                with pytest.raises(InvalidStatus) as refused:
+                    await cluster.nodes[1].connect("room-1")
+            assert (status, refused.value.response.status_code) == (503, 503)
         finally:
             cluster.engine.signal(signal.SIGCONT)
         await cluster.crowd.all_hear(BACK_SECONDS)
