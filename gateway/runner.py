@@ -2,7 +2,8 @@
 
 The end (SIGTERM or SIGINT), in this order:
 
-1. ``/readyz`` answers 503 while the listeners still accept, for ``drain.delay_seconds``: load balancers notice.
+1. ``/readyz`` answers 503 while the listeners still accept, for ``drain.delay_seconds``: load balancers notice. Then a worker
+   leaves the port that it shares: the kernel gives its share of the newcomers to the others.
 2. New handshakes are refused with 503 and ``Retry-After``; connections are closed with ``restarting``, evenly over
    ``drain.period_seconds``.
 3. Whoever has not taken the close ``drain.abort_after_seconds`` later is cut off.
@@ -148,7 +149,7 @@ class GatewayServer(uvicorn.Server):
         if self._place is not None:
             loop.add_reader(self._place.lifeline, self._left_alone)
         self._ops_config.load()
-        ops = await loop.create_server(self._ops_protocol, sock=self._ops_socket, backlog=128)
+        ops = await loop.create_server(lambda: self._protocol(self._ops_config), sock=self._ops_socket, backlog=128)
         try:
             await self._gateway.start()
         except BrokerUnavailable as error:
@@ -162,12 +163,12 @@ class GatewayServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drain, let uvicorn end what is left, then stop the gateway."""
-        await self._drain()
+        await self._drain(sockets or [])
         await super().shutdown(sockets)
         await self._gateway.stop()
         log.info("stopped")
 
-    async def _drain(self) -> None:
+    async def _drain(self, sockets: list[socket.socket]) -> None:
         drain, server = self._gateway.settings.drain, self._gateway.server
         self._gateway.health.draining()
         log.info(
@@ -176,6 +177,8 @@ class GatewayServer(uvicorn.Server):
         given = drain.delay_seconds + drain.period_seconds + drain.abort_after_seconds
         self._gateway.collector.drain_deadline = time.monotonic() + given
         await self._pause(drain.delay_seconds)
+        if self._place is not None:
+            await self._leave_the_port(sockets[0])
         server.admission.retry_after_seconds = max(1.0, drain.period_seconds / 2)
         closing = asyncio.ensure_future(server.drain(period_seconds=drain.period_seconds, on_progress=self._on_progress))
         await self._pause(drain.period_seconds + 1, until=closing.done)
@@ -184,6 +187,19 @@ class GatewayServer(uvicorn.Server):
         await self._pause(drain.abort_after_seconds, until=lambda: not self.server_state.tasks)
         left = self._abort_rest()
         log.info("drained", aborted=left, at_once=self.force_exit)
+
+    async def _leave_the_port(self, public: socket.socket) -> None:
+        """Close the public listener; who waits in its queue, and would be reset, is taken first, in the same turn of the loop."""
+        queued: list[socket.socket] = []
+        with contextlib.suppress(OSError):  # nobody is left in it, or there are no descriptors left
+            while len(queued) < self.config.backlog:
+                queued.append(public.accept()[0])
+        self.servers[0].close()
+        loop = asyncio.get_running_loop()
+        for connection in queued:
+            connection.setblocking(False)
+            await loop.connect_accepted_socket(lambda: self._protocol(self.config), connection)
+        log.info("left the shared port", queued=len(queued))
 
     async def _pause(self, seconds: float, until: Any = None) -> None:
         """Wait, unless a second signal comes or ``until()`` holds."""
@@ -228,9 +244,9 @@ class GatewayServer(uvicorn.Server):
             for sig, handler in before.items():
                 signal.signal(sig, handler)
 
-    def _ops_protocol(self) -> asyncio.Protocol:
-        make: Any = self._ops_config.http_protocol_class
-        protocol: asyncio.Protocol = make(config=self._ops_config, server_state=self.server_state, app_state={})
+    def _protocol(self, config: uvicorn.Config) -> asyncio.Protocol:
+        make: Any = config.http_protocol_class
+        protocol: asyncio.Protocol = make(config=config, server_state=self.server_state, app_state={})
         return protocol
 
     def _say_hello(self, sockets: list[socket.socket]) -> None:

@@ -214,6 +214,10 @@ class Supervisor:
             is_clean = code in (0, -signal.SIGTERM, -signal.SIGQUIT)
             self._exit_code = self._exit_code or (0 if is_clean else 1)
             return
+        if code == 0:  # it was told to end, and has served and drained: no death
+            worker.due_at = self._clock()
+            log.info("a worker has drained and is replaced", worker=worker.number, pid=pid, lived_seconds=round(lived, 1))
+            return
         delay = worker.restarts.died(lived)
         worker.due_at = self._clock() + delay
         if not was_serving and not self._greeted:

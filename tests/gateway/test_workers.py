@@ -167,6 +167,20 @@ def test_a_worker_that_is_killed_is_started_again() -> None:
         assert (death["worker"], death["pid"], death["signal"]) == (1, first, "SIGKILL")
 
 
+def test_a_worker_that_has_drained_is_replaced_at_once() -> None:
+    """However short its life was: it was told to end, and did not die."""
+    with supervised("serve", "serve") as gateway:
+        gateway.greeted()
+        for start in range(1, MOST_QUICK_DEATHS + 2):
+            os.kill(gateway.pid_of(1, start), signal.SIGTERM)
+        gateway.pid_of(1, MOST_QUICK_DEATHS + 2)
+        gateway.process.terminate()
+        assert gateway.ends() == 0
+        events = [event["event"] for event in gateway.log()]
+        assert events.count("a worker has drained and is replaced") == MOST_QUICK_DEATHS + 1
+        assert "a worker died" not in events
+
+
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_drains_all_workers(sig: signal.Signals) -> None:
     """Whichever it is, they get SIGTERM, and the exit code is 0."""

@@ -24,7 +24,7 @@ async def gateway(tmp_path: Path) -> AsyncIterator[GatewayProcess]:
     redis = Redis(tmp_path)
     redis.start()
     try:
-        async with running("--workers", "3", BROKER=redis.url) as made:
+        async with running("--workers", "3", BROKER=redis.url, DRAIN__PERIOD_SECONDS="1") as made:
             yield made
     finally:
         redis.stop()
@@ -90,6 +90,23 @@ async def test_a_worker_that_is_killed_is_replaced_at_its_address(gateway: Gatew
     assert await asyncio.gather(*(hear(client) for client in living)) == [["hello"]] * CLIENTS
     assert [event["worker"] for event in gateway.events("a worker died")] == [dead]
     for client in living:
+        await client.close()
+
+
+async def test_a_rolling_restart_by_hand_refuses_nobody(gateway: GatewayProcess) -> None:
+    """A worker that drains has left the port: newcomers are the others' while its own clients go, and a new one takes its place."""
+    clients = [await gateway.connect("r") for _ in range(CLIENTS)]
+    old = gateway.events("serving")[0]
+    os.kill(old["pid"], signal.SIGTERM)
+    await gateway.event("left the shared port")
+    while not gateway.events("stopped"):
+        async with gateway.connect("r"):
+            pass
+    await eventually(lambda: is_whole(gateway), 30, "three workers that know each other")
+    (replaced,) = gateway.events("a worker has drained and is replaced")
+    assert (replaced["worker"], replaced["pid"], replaced["level"]) == (old["worker"], old["pid"], "info")
+    assert not gateway.events("a worker died")
+    for client in clients:
         await client.close()
 
 
