@@ -43,14 +43,28 @@ class Admission:
         self._outbox = outbox
         self._on_started = on_started
         self._starting = asyncio.Lock()
+        self._failures = 0
+        """Attempts to start."""
+        self._last_failure = "", 0.0
+        """Its text, and when to try again."""
 
     async def start(self) -> None:
-        """Start the hub, once. Raises ``BrokerUnavailable``."""
-        if not self._hub.started:
-            async with self._starting:
+        """Start the hub, once. Raises ``BrokerUnavailable``, to all who have waited for the same attempt: they do not repeat it."""
+        if self._hub.started:
+            return
+        failures = self._failures
+        async with self._starting:
+            if self._failures > failures:
+                why, retry_after = self._last_failure
+                raise BrokerUnavailable(why, retry_after=retry_after)
+            try:
                 await self._hub.start()
-                if self._on_started is not None:
-                    self._on_started()
+            except BrokerUnavailable as error:
+                self._failures += 1
+                self._last_failure = str(error), error.retry_after
+                raise
+            if self._on_started is not None:
+                self._on_started()
 
     async def hold_rooms(self, scope: Scope, room: str, *, user: str | None = None) -> tuple[str, ...]:
         """The rooms a new connection will be in, held for it: to be entered or released.
