@@ -5,8 +5,8 @@
 2. The ops sockets are bound by the supervisor before anything starts: a port in use is one sentence, and a worker that is
    started again has the address it had.
 3. Workers are forked before the supervisor has started any thread or event loop, and never while one runs.
-4. SIGTERM, SIGINT and SIGHUP drain all workers; the second one ends them at once. Nothing lets the supervisor wait for ever: who
-   outlives the drain by ``PATIENCE_SECONDS`` is killed.
+4. SIGTERM, SIGINT and SIGHUP (unless it is ignored from the start) drain all workers; the second one ends them at once. Nothing
+   lets the supervisor wait for ever: who outlives the drain by ``PATIENCE_SECONDS`` is killed.
 5. A supervisor that dies takes its workers along: they see their lifeline end and drain.
 """
 
@@ -275,7 +275,9 @@ class Supervisor:
         self._wakeup, self._lifeline = os.pipe(), os.pipe()
         for descriptor in self._wakeup:
             os.set_blocking(descriptor, False)
-        me, signals = os.getpid(), (*_ENDING, signal.SIGCHLD)
+        me, signals = os.getpid(), [*_ENDING, signal.SIGCHLD]
+        if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # so nohup says that we are to outlive the terminal
+            signals.remove(signal.SIGHUP)
         before_fd = signal.set_wakeup_fd(self._wakeup[1], warn_on_full_buffer=False)
         before = {sig: signal.signal(sig, self._noted) for sig in signals}
         try:

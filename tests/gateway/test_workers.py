@@ -121,9 +121,9 @@ class Supervised:
 
 
 @contextmanager
-def supervised(*behaviours: str, patience_seconds: float = 60.0) -> Iterator[Supervised]:
+def supervised(*behaviours: str, patience_seconds: float = 60.0, before: tuple[str, ...] = ()) -> Iterator[Supervised]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.gateway.supervised", str(patience_seconds), *behaviours],
+        [*before, sys.executable, "-m", "tests.gateway.supervised", str(patience_seconds), *behaviours],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
@@ -189,6 +189,18 @@ def test_a_signal_drains_all_workers(sig: signal.Signals) -> None:
         gateway.process.send_signal(sig)
         for number in range(2):
             gateway.hears(f"ended {number} SIGTERM")
+        assert gateway.ends() == 0
+
+
+def test_a_supervisor_under_nohup_outlives_its_terminal() -> None:
+    """Who starts it with SIGHUP ignored means it; the other signals drain it all the same."""
+    with supervised("serve", before=("nohup",)) as gateway:
+        gateway.greeted()
+        gateway.process.send_signal(signal.SIGHUP)
+        first = gateway.pid_of(0)
+        os.kill(first, signal.SIGKILL)  # what comes after shows that nothing has become of the signal
+        gateway.pid_of(0, start=2)
+        gateway.process.send_signal(signal.SIGINT)
         assert gateway.ends() == 0
 
 
