@@ -10,8 +10,7 @@ while each server serves its own nodes well, which no probe to oneself can find:
 1. Nothing here is needed to deliver a message: a cluster that hears nothing serves its clients all the same.
 2. What is kept is bounded: nodes, open questions, the size of an answer, and how long one is waited for.
 3. What is not understood, not for this node or from too many is ignored and counted (``IGNORED``); it never raises.
-4. A heartbeat that the engine has confirmed and this node has not heard is a gap in all its rooms. What is missed of several nodes
-   at about the same time is told once, a heartbeat after the first sign, when all of them have been heard again.
+4. A heartbeat that the engine has confirmed and this node has not heard is a gap in all its rooms (``missed``).
 """
 
 from __future__ import annotations
@@ -31,6 +30,7 @@ from ..errors import BrokerUnavailable
 from ..hub import Hub
 from ..message import Message, node_room
 from ..version import __version__
+from .missed import Missed
 from .nodes import Node, NodeTable
 from .pages import LARGEST_PART_BYTES, Gathered, Part, merge, part_of
 from .wire import Answer, Ask, Control, Gone, Here, InvalidControl, decode, encode, is_node_id
@@ -109,9 +109,7 @@ class Cluster:
         self._ignored = Counter(dict.fromkeys(IGNORED, 0))
         self._questions: dict[int, _Question] = {}
         self._number = 0
-        self._gaps = 0
-        self._gap: asyncio.TimerHandle | None = None
-        """A gap that will be told."""
+        self._missed = Missed(hub, heartbeat_seconds)
         self._started_at = math.inf
         self._cpu_before = (0.0, 0.0)
         self._load = 0.0
@@ -141,9 +139,7 @@ class Cluster:
             return
         beating.cancel()
         await asyncio.wait((beating,))
-        if self._gap is not None:
-            self._gap.cancel()
-            self._gap = None
+        self._missed.stop()
         self._post(NODES_ROOM, Gone(self._instance))  # the broker sends what it took before it closes
 
     def drain(self) -> None:
@@ -163,7 +159,7 @@ class Cluster:
 
     def statistics(self) -> ClusterStatistics:
         """A snapshot."""
-        return ClusterStatistics(1 + len(self._table), dict(self._ignored), self._gaps)
+        return ClusterStatistics(1 + len(self._table), dict(self._ignored), self._missed.gaps)
 
     async def rooms(self, after: str = "", limit: int = 100, *, local: bool = False) -> Gathered:
         """A page of the rooms behind ``after``, by name, with how many members they have on all nodes (or on this one alone)."""
@@ -214,6 +210,7 @@ class Cluster:
         while True:
             for node in self._table.drop_dead(loop.time()):
                 logger.warning("node %s has not been heard of for too long and is taken for dead", node)
+            self._missed.beat()
             is_new = not await self._say_here(is_new=is_new) and is_new
             self._soon.clear()
             try:
@@ -308,19 +305,9 @@ class Cluster:
             self._ignored["too-many-nodes"] += 1
             return
         if has_missed:
-            self._missed(node)
+            self._missed.notice(node)
         if here.is_new or not is_known:
             self._soon.set()
-
-    def _missed(self, node: str) -> None:
-        logger.warning("node %s was not heard for a while although the engine took what it said", node)
-        if self._gap is None:
-            self._gap = asyncio.get_running_loop().call_later(self._heartbeat_seconds, self._tell_gap)
-
-    def _tell_gap(self) -> None:
-        self._gap = None
-        self._gaps += 1
-        self._hub.tell_gap()
 
     def _on_answer(self, node: str, answer: Answer) -> None:
         question = self._questions.get(answer.number)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 
-from gateway.broker import Deliver, Position
+from gateway.broker import BrokerStatistics, Deliver, Position, Reports
 from gateway.envelope import Envelope
 from gateway.errors import BrokerUnavailable
 
@@ -38,13 +38,15 @@ class Engine:
                 loop.call_soon(broker.arrived, data)
 
 
-class LinkedBroker:
+class LinkedBroker(Reports):
     """One node's broker; ``cut`` makes it hear nothing, as if its process had stopped, ``deaf_to`` nothing of those nodes."""
 
     local = False
 
     def __init__(self, engine: Engine) -> None:
+        super().__init__()
         self.rooms: set[str] = set()
+        self.reconnects = 0
         self.cut = False
         self.deaf_to: set[str] = set()
         self._engine = engine
@@ -72,6 +74,9 @@ class LinkedBroker:
     async def check(self) -> None:
         if self._engine.down:
             raise BrokerUnavailable("the engine is down")
+
+    def statistics(self) -> BrokerStatistics:
+        return BrokerStatistics(not self._engine.down, 0, 0, self.reconnects, self.reconnects, {}, 0, 0, 0.0)
 
     async def close(self) -> None:
         self._deliver = None

@@ -258,6 +258,26 @@ def test_what_was_missed_of_several_nodes_is_one_gap() -> None:
     play(scene)
 
 
+def test_what_the_broker_has_told_is_not_told_again() -> None:
+    """A node whose own connection was lost hears of it from its broker; what others said meanwhile is no other gap."""
+
+    async def scene(nodes: Nodes) -> None:
+        await nodes.start("a", "b", "c")
+        nodes.broker("a").deaf_to = {"b", "c"}
+        await asyncio.sleep(10 * BEAT)
+        nodes.broker("a").deaf_to = set()
+        nodes.broker("a").reconnects += 1
+        await asyncio.sleep(3 * BEAT)
+        assert (sorted(nodes.known("a")), nodes.gaps["a"]) == (["a", "b", "c"], [])
+        nodes.broker("a").deaf_to = {"b"}
+        await asyncio.sleep(BEAT)
+        nodes.broker("a").deaf_to = set()
+        await asyncio.sleep(3 * BEAT)
+        assert len(nodes.gaps["a"]) == 1
+
+    play(scene)
+
+
 def test_what_the_engine_did_not_take_is_no_gap() -> None:
     """A node that could not speak, or is back after it could not, has said nothing that anybody could miss."""
 

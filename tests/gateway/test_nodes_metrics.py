@@ -5,18 +5,14 @@ from __future__ import annotations
 from prometheus_client import generate_latest
 
 from gateway import Settings, create_app
-from gateway.broker import BrokerStatistics, Reports
+from gateway.broker import BrokerStatistics
 from gateway.envelope import Envelope
 from gateway.message import Message
 from tests.gateway.linked_brokers import Engine, LinkedBroker
 
 
-class ReportingBroker(LinkedBroker, Reports):
+class ReportingBroker(LinkedBroker):
     """A broker with figures."""
-
-    def __init__(self, engine: Engine) -> None:
-        LinkedBroker.__init__(self, engine)
-        Reports.__init__(self)
 
     def statistics(self) -> BrokerStatistics:
         errors = {"connect": 1, "publish": 2}
@@ -36,7 +32,7 @@ async def test_broker_and_nodes_are_told() -> None:
     broker.on_publish_seconds(0.5)
     broker.on_lag_seconds(0.25)
     broker.arrived(Envelope("~nodes", Message(b"junk"), id="x-1", node="x").encode())
-    gateway.server.cluster._tell_gap()
+    gateway.server.cluster._missed.tell()
     lines = generate_latest(gateway.metrics_registry).decode().splitlines()
     await gateway.stop()
     for line in (

@@ -1,0 +1,64 @@
+"""``Missed``: tells the hub that something other nodes said did not arrive here.
+
+1. What is missed of several nodes at about the same time is told once, ``settle_seconds`` after the first sign, when all of them
+   have been heard again.
+2. What the broker has told itself just now, as its own connection was lost, is not told again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from ..broker import Reports
+from ..hub import Hub
+
+__all__ = ["Missed"]
+
+logger = logging.getLogger("tidegate.cluster")
+
+
+class Missed:
+    """Gaps that only the other nodes' heartbeats show.
+
+    Args:
+        hub: whose rooms these are.
+        settle_seconds: in this time every node is heard of.
+    """
+
+    def __init__(self, hub: Hub, settle_seconds: float) -> None:
+        self.gaps = 0
+        """Told so far."""
+        self._hub = hub
+        self._settle_seconds = settle_seconds
+        self._reconnects = (0, 0)
+        """How often the broker had lost its connection at the last two beats."""
+        self._telling: asyncio.TimerHandle | None = None
+
+    def beat(self) -> None:
+        """This node says that it is here: a gap of the broker's own is recent until the next time but one."""
+        self._reconnects = self._reconnects[1], self._broker_reconnects()
+
+    def notice(self, node: str) -> None:
+        """Heartbeats of ``node`` that the engine took have not arrived."""
+        if self._broker_reconnects() > self._reconnects[0]:
+            return
+        logger.warning("node %s was not heard for a while although the engine took what it said", node)
+        if self._telling is None:
+            self._telling = asyncio.get_running_loop().call_later(self._settle_seconds, self.tell)
+
+    def tell(self) -> None:
+        """Tell it now."""
+        self._telling = None
+        self.gaps += 1
+        self._hub.tell_gap()
+
+    def stop(self) -> None:
+        """Tell nothing more."""
+        if self._telling is not None:
+            self._telling.cancel()
+            self._telling = None
+
+    def _broker_reconnects(self) -> int:
+        broker = self._hub.broker
+        return broker.statistics().reconnects if isinstance(broker, Reports) else 0
