@@ -4,7 +4,7 @@
 2. A member hears what is published while it is one: nothing from before it joined, nothing after it left.
 3. What a room gathers is bounded in bytes and messages; a fan-out to many members takes several turns of the loop. Publishing
    beyond the bound does a part of the fan-out first, so a room gathers at most one message per part more than that.
-4. One member's failing write is that member's end and nobody else's loss: outlets do not raise.
+4. One member's failing write is that member's end and nobody else's loss.
 5. Every message is accounted for to every recipient (``ledger``).
 """
 
@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from middleware.close import SLOW_CONSUMER
+from middleware.close import INTERNAL_ERROR, SLOW_CONSUMER
 
 from .connection import Connection
 from .envelope import Envelope
@@ -249,7 +249,12 @@ class Room:
                 if share is None:
                     continue
                 batch = share
-            lost = member.outlet.write(batch)
+            try:
+                lost = member.outlet.write(batch)
+            except Exception:  # a server's mistake
+                logger.exception("writing to a member failed")
+                member.close(INTERNAL_ERROR)
+                lost = len(batch)
             if lost:
                 taken -= lost
                 envelopes = fan_out.envelopes_for(member)[:lost] if self._observers.dropped else ()

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from middleware.bucket import FULL, TokenBucket
 from middleware.close import RATE_LIMITED
@@ -61,7 +61,10 @@ class RouteMethods(Serving):
 
         Raises:
             ConnectionClosed: the room's name is wrong, the user may not join, or the broker is away; the client was told.
+            RuntimeError: the WebSocket is not accepted yet.
         """
+        if websocket.application_state is WebSocketState.CONNECTING:  # nothing could be written to it, and rooms would try
+            raise RuntimeError("accept the WebSocket first: await server.accept_connection(websocket)")
         connection = self.admission.connection(
             websocket.scope, websocket.receive, websocket.send,
             given=(websocket._receive, websocket._send), user=user, metadata=metadata,

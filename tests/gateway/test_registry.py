@@ -417,6 +417,22 @@ async def test_a_write_that_fails_ends_that_member_and_nobody_else(caplog: pytes
     assert made[2][0].ending is not None
 
 
+async def test_a_server_that_raises_on_a_write_costs_one_member() -> None:
+    """The rest of the room gets the message, and the ledger knows who did not."""
+
+    def failing(data: bytes, messages: int = 1, payload_bytes: int = 0) -> int:
+        raise RuntimeError("the server is in no mood")
+
+    ledger = Ledger()
+    room = Room("r", ledger)
+    made = members(room, 3)
+    made[1][1].write = failing  # type: ignore[method-assign]
+    room.publish(envelope("x"))
+    await _turns()
+    assert [len(frames.written) for _, frames in made] == [1, 0, 1]
+    assert (ledger.totals["other"].closed, ledger.totals["other"].unaccounted()) == (1, 0)
+
+
 async def test_joining_does_not_make_a_room_write() -> None:
     """Who comes in behind what is pending does not hear it, and nobody's batch is broken up; joining twice changes nothing."""
     ledger = Ledger()

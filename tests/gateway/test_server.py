@@ -484,6 +484,21 @@ async def test_a_route_that_forgets_everything_still_leaves_nothing() -> None:
     await server.stop()
 
 
+async def test_who_is_not_accepted_cannot_be_registered() -> None:
+    """The error names what to call first; the room and its members never hear of it."""
+    server = WebSocketServer()
+
+    async def endpoint(websocket: WebSocket) -> None:
+        with pytest.raises(RuntimeError, match="accept_connection"):
+            await server.handle_connection(websocket, "r")
+        await websocket.close()
+
+    client = Client(routes(server, endpoint))
+    await asyncio.wait_for(client.task, 5)
+    assert not server.registry.rooms
+    await server.stop()
+
+
 @both
 async def test_a_route_that_is_done_keeps_no_websocket_alive(framed: bool) -> None:
     """What the server remembers of a connection goes with it."""
