@@ -20,7 +20,7 @@ from collections.abc import Callable, Set
 from ..envelope import Envelope
 from ..errors import BrokerUnavailable, InvalidEnvelope, TooBigForBroker
 from .base import Deliver, Position
-from .link import Engine, Events, Link
+from .link import Engine, Events, Link, as_engine_error
 from .listener import Listener
 from .losses import GAPS_ROOM, Losses
 from .options import EngineOptions
@@ -294,7 +294,7 @@ class EngineBroker(Reports):
         while True:
             now = self._clock()
             if self._up and (due := probes.due(now)):
-                link.verify()
+                self._verify(link)
                 for envelope in due:
                     self._publisher.take(envelope.room, envelope.encode(), always=True)
             if probes.judge(now):
@@ -302,3 +302,9 @@ class EngineBroker(Reports):
             if probes.overdue:
                 self._lose(probes.overdue)
             await asyncio.sleep(probes.tick_seconds)
+
+    def _verify(self, link: Link) -> None:
+        try:
+            link.verify()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the link is of no use
+            self._lose(str(as_engine_error(error)))

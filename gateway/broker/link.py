@@ -9,10 +9,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-__all__ = ["Engine", "EngineError", "Events", "Link"]
+__all__ = ["Engine", "EngineError", "Events", "Link", "as_engine_error"]
+
+logger = logging.getLogger("tidegate.broker")
 
 
 class EngineError(Exception):
@@ -25,6 +28,19 @@ class EngineError(Exception):
     def __init__(self, detail: str, *, permanent: bool = False) -> None:
         super().__init__(detail)
         self.permanent = permanent
+
+
+def as_engine_error(error: BaseException) -> EngineError:
+    """What an engine or a link has raised, in words.
+
+    What is neither ours nor the system's is a fault in a client: logged, and not repeated, since its text may hold anything.
+    """
+    if isinstance(error, EngineError):
+        return error
+    if isinstance(error, OSError):
+        return EngineError(str(error) or type(error).__name__)
+    logger.error("broker: the engine's client failed", exc_info=error)
+    return EngineError(f"the client failed: {type(error).__name__}")
 
 
 class Events(NamedTuple):
@@ -66,7 +82,7 @@ class Link(Protocol):
         """Returns when the engine has taken note. Raises ``EngineError``, ``OSError``."""
 
     def verify(self) -> None:
-        """Ask, without waiting, whether this link is still the right one; tells ``lost`` when it is not."""
+        """Ask, without waiting, whether this link is still the right one; tells ``lost`` when it is not. Raises as ``publish``."""
 
     async def close(self) -> None:
         """End it, without waiting for the engine; raises nothing. ``lost`` is not told."""

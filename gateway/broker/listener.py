@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable
 
 from ..errors import BrokerUnavailable
 from .interest import Interest
-from .link import EngineError, Link
+from .link import Link, as_engine_error
 from .options import EngineOptions
 
 __all__ = ["Listener"]
@@ -92,8 +92,8 @@ class Listener:
                 await self._news.wait()
         except TimeoutError:
             self._failed(f"subscriptions were not confirmed within {self._options.subscribe_seconds:g} s")
-        except (EngineError, OSError) as error:
-            self._failed(str(error))
+        except Exception as error:  # noqa: BLE001 - whatever it is, nothing more would be told
+            self._failed(str(as_engine_error(error)))
 
     def _confirmed(self, rooms: Iterable[str]) -> None:
         for room in rooms:

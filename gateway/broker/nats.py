@@ -130,8 +130,7 @@ class NatsLink:
 
     async def close(self) -> None:
         self._sink.closed = True
-        transport = getattr(self._client, "_transport", None)
-        writer = getattr(transport, "_io_writer", None)
+        writer = _writer_of(self._client)
         if writer is not None:  # else nats-py would wait until a frozen server has taken what is still unsent
             writer.transport.abort()
         with contextlib.suppress(Exception):
@@ -181,13 +180,19 @@ class _Client(Client):
         Raises:
             EngineError: the connection is closed.
         """
-        if not self.is_connected or self._transport is None:
+        writer = _writer_of(self)
+        if not self.is_connected or writer is None or writer.is_closing():  # nats-py hears of it later than we
             raise EngineError("the connection was lost")
         taken = _Pong()
+        writer.write(b"".join((*self._pending, *commands, PING_PROTO)))
         self._pongs.append(taken)
-        self._transport.write(b"".join((*self._pending, *commands, PING_PROTO)))
         self._pending, self._pending_data_size = [], 0
         return taken
+
+
+def _writer_of(client: Client) -> asyncio.StreamWriter | None:
+    writer: asyncio.StreamWriter | None = getattr(client._transport, "_io_writer", None)
+    return writer
 
 
 class _Pong(asyncio.Future[Mapping[int, str]]):

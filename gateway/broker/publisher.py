@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 
 from ..errors import BrokerUnavailable
-from .link import EngineError, Link
+from .link import Link, as_engine_error
 from .options import EngineOptions
 from .outgoing import Item, Outgoing
 
@@ -88,7 +88,7 @@ class Publisher:
             batch = self.queue.take(options.batch_messages, options.batch_bytes)
             try:
                 answer = link.publish([(item.room, item.data) for item in batch])
-            except (EngineError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, the batch has an end
                 self._give_up(batch, error)
                 return
             self._under_way[answer] = batch
@@ -111,7 +111,7 @@ class Publisher:
         self.queue.done(batch)
         self._settle(batch, None)
         if error is not None:
-            self._lose(str(error) or type(error).__name__)
+            self._lose(str(as_engine_error(error)))
 
     def _settle(self, batch: list[Item], refusals: Mapping[int, str] | None) -> None:
         """Tell those who wait, and count what was refused; without ``refusals``, all is lost."""

@@ -32,6 +32,7 @@ __all__ = ["RedisServer", "ask", "engine_error"]
 CHANGED = (AskError, ClusterDownError, TryAgainError)
 """Replies which say that the picture of the cluster is out of date (``MovedError`` is an ``AskError``)."""
 CHANNELS_PER_COMMAND = 1_000
+LOST = "the connection was lost"
 
 _pack: Callable[[tuple[bytes, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment]  # says a tuple of one, takes any
 
@@ -144,10 +145,12 @@ class _Conversation:
         self._reader = asyncio.get_running_loop().create_task(self._read(), name="redis reader")
 
     def say(self, commands: Iterable[bytes], replies: int) -> asyncio.Future[Refusals]:
-        """Write, in the order of calling; the future is done when all replies are there."""
+        """Write, in the order of calling; the future is done when all replies are there. Raises ``EngineError``."""
+        if self._writer.is_closing():  # the reader hears of it a turn later than we
+            raise EngineError(LOST)
         expected = _Expected(replies)
-        self._expected.append(expected)
         self._writer.write(b"".join(commands))
+        self._expected.append(expected)
         return expected.future
 
     def answered(self, refusal: str | None) -> bool:
@@ -188,7 +191,7 @@ class _Conversation:
         self._on_lost(error)
         for expected in self._expected:
             if not expected.future.done():
-                expected.future.set_exception(error if isinstance(error, EngineError) else EngineError("the connection was lost"))
+                expected.future.set_exception(error if isinstance(error, EngineError) else EngineError(LOST))
                 expected.future.exception()  # whoever waits sees it; nobody has to
 
 

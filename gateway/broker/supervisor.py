@@ -7,16 +7,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from collections.abc import Awaitable, Callable
 
-from .link import Engine, EngineError, Events, Link
+from .link import Engine, EngineError, Events, Link, as_engine_error
 from .options import EngineOptions
 
 __all__ = ["Supervisor"]
-
-logger = logging.getLogger("tidegate.broker")
 
 
 class Supervisor:
@@ -135,13 +132,8 @@ class Supervisor:
                 return await self._engine.connect(self._events)
         except TimeoutError:
             raise EngineError(f"no connection within {self._options.connect_seconds:g} s") from None
-        except OSError as error:
-            raise EngineError(str(error)) from error
-        except EngineError:
-            raise
-        except Exception as error:  # a fault in a client is no reason to stop trying; its text may hold anything
-            logger.exception("broker: connecting to %s failed", self._engine.name)
-            raise EngineError(f"the client failed: {type(error).__name__}") from error
+        except Exception as error:  # a fault in a client is no reason to stop trying
+            raise as_engine_error(error) from error
 
 
 def _pause_seconds(failures: int, options: EngineOptions) -> float:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from tests.servers import Nats, Redis, Server
 
@@ -16,6 +18,14 @@ KINDS: dict[str, Callable[[Path], Server]] = {
 }
 
 Engines = Callable[[str], Server]
+LoopFactory = Callable[[], asyncio.AbstractEventLoop]
+LOOPS: dict[str, LoopFactory] = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+"""What happens to a connection that breaks is the loop's business, and production's is uvloop."""
+ON_BOTH_LOOPS = ("test_failing_engines.py", "test_resets.py")
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, LoopFactory]:
+    return LOOPS if item.path.name in ON_BOTH_LOOPS else {"asyncio": LOOPS["asyncio"]}
 
 
 @pytest.fixture(scope="session")

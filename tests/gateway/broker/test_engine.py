@@ -207,6 +207,37 @@ def test_what_was_under_way_is_lost_counted_and_told() -> None:
     play(scene)
 
 
+@pytest.mark.parametrize("call", ["publish", "subscribe", "verify"])
+@pytest.mark.parametrize("error", [RuntimeError("the handler is closed"), OSError("reset"), EngineError("the connection was lost")])
+def test_whatever_a_link_raises_ends_it_and_leaves_nothing_behind(
+    call: str, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waits is told, what was taken is counted as lost, the next link carries on."""
+
+    async def scene(node: Node) -> None:
+        await asyncio.sleep(0.5)
+
+        def raising(*_: object) -> Any:
+            raise error
+
+        monkeypatch.setattr(node.engine.link, call, raising)
+        if call == "publish":
+            for _ in range(10):
+                node.broker.post(envelope("r"))
+            with pytest.raises(BrokerUnavailable, match="lost"):
+                await node.broker.publish(envelope("r"))
+        elif call == "subscribe":
+            with pytest.raises(BrokerUnavailable):
+                await node.broker.subscribe("new")
+        await asyncio.sleep(OPTIONS.probe_interval_seconds)
+        await node.until_up()
+        statistics = node.broker.statistics()
+        assert (len(node.engine.links), statistics.queue_messages, statistics.queue_bytes) == (2, 0, 0)
+        assert statistics.errors["publish"] >= (11 if call == "publish" else 0)
+
+    play(scene)
+
+
 def test_every_live_room_is_subscribed_again_and_then_told_as_a_gap() -> None:
     """In batches, with one call of ``on_gap``; rooms that were given up meanwhile are not among them."""
 
