@@ -1,7 +1,7 @@
 """``EngineBroker``: a broker over an engine that many nodes share. What an engine is, is in ``link``.
 
-1. *Usable* is one thing: connected, every room confirmed, no probe late. While the broker is not usable, ``post``, ``publish``,
-   ``subscribe`` and ``check`` raise ``BrokerUnavailable`` at once, and say why.
+1. *Usable* is one thing: connected, every room confirmed, a probe back on every path and none late. While the broker is not usable,
+   ``post``, ``publish``, ``subscribe`` and ``check`` raise ``BrokerUnavailable`` at once, and say why.
 2. Nothing is sent twice. What was taken and not confirmed when a link is lost is counted as lost; whoever waits for it is told.
 3. After a loss every wanted room is subscribed again, and then told as a gap: what was missed was missed before that. Other nodes
    are told which rooms our own lost publications were for (``Losses``), and tell it as a gap of theirs.
@@ -20,10 +20,11 @@ from collections.abc import Callable, Set
 from ..envelope import Envelope
 from ..errors import BrokerUnavailable, InvalidEnvelope, TooBigForBroker
 from .base import Deliver, Position
-from .link import Engine, Events, Link, as_engine_error
+from .link import Engine, Events, Link
 from .listener import Listener
 from .losses import GAPS_ROOM, Losses
 from .options import EngineOptions
+from .prober import NOTHING_COMES_BACK, Prober
 from .probes import Probes
 from .publisher import Publisher
 from .reports import OPERATIONS, BrokerStatistics, Reports
@@ -60,10 +61,12 @@ class EngineBroker(Reports):
         self._publisher = Publisher(
             options, clock, failed=self._not_published, lose=self._lose, lost=self._publications_lost, published=self._published
         )
-        self._listener = Listener(options, live=self._live, failed=self._not_subscribed)
         self._probes = Probes(name, options, missed=self._missed, clock=clock)
+        self._prober = Prober(
+            self._probes, clock, publish=self._publish_own, failed=self._not_back, lose=self._lose, misled=self._misled
+        )
+        self._listener = Listener(options, live=self._prober.heard_all, failed=self._not_subscribed)
         self._supervisor: Supervisor | None = None
-        self._probing: asyncio.Task[None] | None = None
         self._max_message_bytes: int | None = None
         self._up = self._was_up = False
         self._why = "it is not started"
@@ -79,7 +82,7 @@ class EngineBroker(Reports):
             raise RuntimeError("the broker is started already")
         self._deliver = deliver
         self._was_up, self._why = False, "it is being connected"
-        events = Events(self._received, self._lose, self._missed)
+        events = Events(self._received, self._lose, self._misled, self._missed)
         self._supervisor = Supervisor(
             self.engine, events, self._options, attach=self._attach, detach=self._detach, failed=self._not_connected
         )  # fmt: skip
@@ -129,7 +132,7 @@ class EngineBroker(Reports):
         self._deliver, self._up, self._why = None, False, "it is closed"
         await supervisor.stop()
         self._supervisor = None
-        self._listener = Listener(self._options, live=self._live, failed=self._not_subscribed)
+        self._listener.interest.reset(without=tuple(self._listener.interest.wanted))
         self._why = "it is closed"
 
     def statistics(self) -> BrokerStatistics:
@@ -156,7 +159,7 @@ class EngineBroker(Reports):
         return self._up and not self._probes.late
 
     def _unavailable(self) -> BrokerUnavailable:
-        why = self._why or "what is published does not come back"
+        why = self._why or NOTHING_COMES_BACK
         return BrokerUnavailable(f"{self._title} cannot be used: {why}", retry_after=self._options.retry_max_seconds)
 
     def _check(self) -> None:
@@ -182,6 +185,11 @@ class EngineBroker(Reports):
         self._failed("subscribe", detail)
         self._lose(detail)
 
+    def _not_back(self, detail: str) -> None:
+        self._failed("probe", f"{self._title}: {detail}")
+        if self._supervisor is not None:
+            self._supervisor.judged()
+
     # -- messages
 
     def _encoded(self, envelope: Envelope) -> bytes:
@@ -203,6 +211,8 @@ class EngineBroker(Reports):
             envelope = Envelope.decode(data)
             if envelope.room in self._probes.rooms:
                 self._probes.came_back(envelope)
+                if self._probes.proven:
+                    self._live()
                 return
             if envelope.room == GAPS_ROOM:
                 if concerned := self._losses.heard(envelope, self._rooms):
@@ -222,7 +232,8 @@ class EngineBroker(Reports):
     def _missed(self, reason: str) -> None:
         """Something was lost on its way to us, and the link goes on."""
         self._failed("receive", reason)
-        self._tell_gap(self._rooms)
+        if self._up:  # else all rooms are told when it can be used
+            self._tell_gap(self._rooms)
 
     @property
     def _own_rooms(self) -> Set[str]:
@@ -251,34 +262,42 @@ class EngineBroker(Reports):
             told.add_done_callback(lambda told: self._losses.said(confirmed=not told.cancelled() and told.exception() is None))
             self._publisher.take(GAPS_ROOM, notice.encode(), told, always=True)
 
+    def _publish_own(self, envelope: Envelope) -> None:
+        self._publisher.take(envelope.room, envelope.encode(), always=True)
+
     # -- the link's life
 
     def _attach(self, link: Link) -> None:
         self._max_message_bytes = link.max_message_bytes
         self._publisher.attach(link)
         self._listener.attach(link, (*self._probes.reset(link.probe_rooms(self._probes.stem)), GAPS_ROOM))
-        self._probing = asyncio.get_running_loop().create_task(self._keep_probing(link), name="broker probes")
+        self._prober.attach(link)
+        self._why = NOTHING_COMES_BACK
 
     async def _detach(self) -> None:
         self._up = False
-        if self._probing is not None:
-            self._probing.cancel()
+        self._prober.detach()
         await self._listener.detach(self._probes.rooms, self._unavailable())
         await self._publisher.detach()
         self._probes.reset(())
 
     def _live(self) -> None:
-        """Every room is confirmed."""
+        """Every room is confirmed, and on every path a probe has come back."""
         if self._up or self._supervisor is None or not self._supervisor.serving:
             return
         self._up, self._why = True, ""
-        self._supervisor.went_well()
+        self._supervisor.judged()
         if self._was_up:
             self._reconnects += 1
             logger.warning("broker: %s can be used again", self._title)
             self._tell_gap(self._rooms)
             self._tell_others()
         self._was_up = True
+
+    def _misled(self, reason: str) -> None:
+        """What was confirmed over this link may have reached nobody, although who missed it has been told of gaps before that."""
+        self._losses.add_all()
+        self._lose(reason)
 
     def _lose(self, reason: str) -> None:
         """The link is of no use: from this moment nothing is taken; the supervisor does the rest."""
@@ -288,23 +307,3 @@ class EngineBroker(Reports):
         if self._up:
             self._up = False
             logger.warning("broker: %s cannot be used: %s", self._title, self._why)
-
-    async def _keep_probing(self, link: Link) -> None:
-        probes = self._probes
-        while True:
-            now = self._clock()
-            if self._up and (due := probes.due(now)):
-                self._verify(link)
-                for envelope in due:
-                    self._publisher.take(envelope.room, envelope.encode(), always=True)
-            if probes.judge(now):
-                self._failed("probe", f"{self._title}: {probes.overdue or 'what is published does not come back'}")
-            if probes.overdue:
-                self._lose(probes.overdue)
-            await asyncio.sleep(probes.tick_seconds)
-
-    def _verify(self, link: Link) -> None:
-        try:
-            link.verify()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the link is of no use
-            self._lose(str(as_engine_error(error)))

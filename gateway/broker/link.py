@@ -50,6 +50,8 @@ class Events(NamedTuple):
     """An envelope's bytes have come for a subscribed room."""
     lost: Callable[[str], None]
     """The link is of no use any more, for this reason."""
+    misled: Callable[[str], None]
+    """As ``lost``, and nobody knows whether what it has confirmed of late has reached others: the server is not the right one."""
     missed: Callable[[str], None]
     """Messages were dropped on their way to us, for this reason; the link itself goes on."""
 

@@ -1,6 +1,7 @@
 """``Losses``: rooms in which publications of this node may have been lost, and how other nodes are told. No loop, no clock.
 
-Whose own connection to the engine breaks knows what it had under way; who was to hear that does not. So it is said, behind the next
+Whose own connection to the engine breaks knows what it had under way; who was to hear that does not. And what a server confirmed
+that was not the right one any more (demoted, deaf) may have reached nobody, in any room. So it is said, behind the next
 reconnect, in a room that every broker hears, and is a gap to all who have members of the rooms it names.
 
 1. What is kept is bounded, in rooms and in bytes of names: beyond that the notice says "all".
@@ -57,7 +58,11 @@ class Losses:
                 self._rooms.add(room)
                 self._bytes += len(room.encode("utf-8", "surrogatepass"))
                 if len(self._rooms) > MOST_ROOMS or self._bytes > MOST_BYTES:
-                    self._be_all()
+                    self.add_all()
+
+    def add_all(self) -> None:
+        """Something may have been lost in any room."""
+        self._rooms, self._bytes, self._all = set(), 0, True
 
     def notice(self) -> Envelope | None:
         """What is to be published now; ``None`` when there is nothing, or a notice is under way. To be followed by ``said``."""
@@ -73,7 +78,7 @@ class Losses:
         told, self._under_way = self._under_way, None
         if told is not None and not confirmed:
             if told._all:
-                self._be_all()
+                self.add_all()
             self.add(told._rooms)
 
     def heard(self, envelope: Envelope, mine: Iterable[str]) -> frozenset[str]:
@@ -85,6 +90,3 @@ class Losses:
         except (msgspec.MsgspecError, ValueError) as error:
             raise InvalidEnvelope(f"not a notice of a gap: {error}") from None
         return frozenset(mine).intersection(rooms) if rooms else frozenset(mine)
-
-    def _be_all(self) -> None:
-        self._rooms, self._bytes, self._all = set(), 0, True

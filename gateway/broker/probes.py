@@ -3,8 +3,9 @@
 A connection can look healthy and carry nothing: an engine that is frozen, a subscriber that hangs on a server which nobody
 publishes to any more. So every path through the engine is probed: published like any message, expected back.
 
-1. While a probe is late, the broker is not usable; when one is overdue, the link is of no use.
-2. Paths keep order. A probe that comes back before an older one of its path tells that something in between was lost.
+1. A new link is *proven* when a probe has come back on every path; until then it counts as late or overdue since it was made.
+2. While a probe is late, the broker is not usable; when one is overdue, the link is of no use.
+3. Paths keep order. A probe that comes back before an older one of its path tells that something in between was lost.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ class Probes:
         self._missed = missed
         self._clock = clock
         self._under_way: dict[str, deque[tuple[int, float]]] = {}
+        self._unproven: set[str] = set()
+        self._made_at = 0.0
         self._number = 0
         self._next_at = 0.0
 
@@ -61,9 +64,15 @@ class Probes:
         """One per path."""
         return self._under_way.keys()
 
+    @property
+    def proven(self) -> bool:
+        """What is published arrives, on every path; said of the present link."""
+        return not self._unproven
+
     def reset(self, rooms: Iterable[str]) -> tuple[str, ...]:
         """There is another link, with these paths; nothing is under way."""
         self._under_way = {room: deque() for room in rooms}
+        self._unproven, self._made_at = set(self._under_way), self._clock()
         self.late, self.overdue, self._next_at = False, "", 0.0
         return tuple(self._under_way)
 
@@ -86,13 +95,15 @@ class Probes:
         lost = numbers.index(envelope.message.payload)
         for _ in range(lost + 1):
             under_way.popleft()
+        self._unproven.discard(envelope.room)
         self.judge(self._clock())
         if lost:
             self._missed(f"{lost} of our probes did not arrive although a later one did")
 
     def judge(self, now: float) -> bool:
         """Look at the oldest; True when something has become late or overdue just now."""
-        age = max((now - under_way[0][1] for under_way in self._under_way.values() if under_way), default=0.0)
+        oldest = [under_way[0][1] for room, under_way in self._under_way.items() if under_way and room not in self._unproven]
+        age = now - min([*oldest, self._made_at] if self._unproven else oldest, default=now)
         was_late, was_overdue = self.late, self.overdue
         self.late = age > self._options.probe_late_seconds
         if age > self._options.probe_timeout_seconds:

@@ -40,6 +40,10 @@ Refusals = Mapping[int, str]
 """Which of several were refused, by index, and why."""
 
 
+class _NotTheRightOne(EngineError):
+    """The server is not, or not alone, the one that others hear: what it has confirmed may have reached nobody."""
+
+
 class RedisServer:
     """One server.
 
@@ -104,9 +108,9 @@ class RedisServer:
     def _published(self, reply: Any) -> None:
         """A reply to a publisher: how many subscribers got a message, a role, or an error."""
         if isinstance(reply, CHANGED):
-            raise EngineError(f"the cluster has changed: {type(reply).__name__}")
+            raise _NotTheRightOne(f"the cluster has changed: {type(reply).__name__}")
         if isinstance(reply, list) and reply[0] != b"master":
-            raise EngineError("the server is a replica; what is published there reaches nobody else")
+            raise _NotTheRightOne("the server is a replica; what is published there reaches nobody else")
         _open(self._publisher).answered(self._address.clean(reply) if isinstance(reply, ResponseError) else None)
 
     def _heard(self, reply: Any) -> None:
@@ -116,10 +120,11 @@ class RedisServer:
         if reply[0] == self._message:
             self._events.received(reply[2])
         elif not _open(self._subscriber).answered(None):  # a slot that moves away takes its subscriptions with it
-            raise EngineError("the server has ended a subscription: the cluster has changed")
+            raise _NotTheRightOne("the server has ended a subscription: the cluster has changed")
 
     def _lost(self, error: Exception) -> None:
-        self._events.lost(str(engine_error(error, self._address)))
+        tell = self._events.misled if isinstance(error, _NotTheRightOne) else self._events.lost
+        tell(str(engine_error(error, self._address)))
 
 
 class _Expected:

@@ -60,8 +60,8 @@ class Supervisor:
         """Begin to try."""
         self._task = asyncio.get_running_loop().create_task(self._run(), name="broker")
 
-    def went_well(self) -> None:
-        """The link can be used: whoever waits for the first attempts is to look."""
+    def judged(self) -> None:
+        """It is known of the link whether it can be used: whoever waits for the first attempts is to look."""
         self._tried.set()
 
     def lose(self) -> bool:

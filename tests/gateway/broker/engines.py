@@ -11,7 +11,10 @@ __all__ = ["FakeEngine", "FakeLink"]
 
 
 class FakeEngine:
-    """``failing`` makes connecting fail, ``frozen`` makes every answer wait, ``deaf`` loses what is published."""
+    """Does as it is told: ``failing`` makes connecting fail, ``frozen`` makes every answer wait, ``deaf`` loses what is published.
+
+    ``deaf_paths`` loses what goes to rooms that end so.
+    """
 
     name = "Fake"
     where = "nowhere:1"
@@ -21,6 +24,7 @@ class FakeEngine:
         self.frozen = asyncio.Event()
         self.frozen.set()
         self.deaf = False
+        self.deaf_paths: tuple[str, ...] = ()
         self.refused: Mapping[int, str] = {}
         self.links: list[FakeLink] = []
         self.attempts: list[float] = []
@@ -62,7 +66,7 @@ class FakeLink:
     async def _carry(self, batch: Sequence[tuple[str, bytes]]) -> Mapping[int, str]:
         await self._engine.frozen.wait()
         for room, data in batch:
-            if room in self.rooms and not self._engine.deaf:
+            if room in self.rooms and not self._engine.deaf and not room.endswith(self._engine.deaf_paths):
                 self.events.received(data)
         refused, self._engine.refused = self._engine.refused, {}
         return refused

@@ -78,7 +78,7 @@ def test_what_is_published_in_one_turn_is_one_write() -> None:
                 node.broker.post(envelope("r", f"{turn} {number}"))
             await asyncio.sleep(0)
         await asyncio.sleep(0.01)
-        assert [len(batch) for batch in node.engine.link.batches[before:]] == [10] * (OPTIONS.batches - 1 + (before == 0))
+        assert [len(batch) for batch in node.engine.link.batches[before:]] == [10] * OPTIONS.batches
         node.engine.frozen.set()
         await asyncio.sleep(0.01)
         assert sum(len(batch) for batch in node.engine.link.batches[before:]) == 80
@@ -414,6 +414,55 @@ def test_a_silent_death_is_found_and_the_link_made_anew() -> None:
         await node.until_up()
         assert len(node.engine.links) == 2
         assert [set(gap) for gap in node.gaps] == [{"r"}]
+
+    play(scene)
+
+
+def test_a_new_link_is_usable_when_its_first_probes_are_back() -> None:
+    """However many links stay deaf: never up meanwhile, nobody is told that rooms are live; then once."""
+
+    async def scene(node: Node) -> None:
+        await node.broker.subscribe("r")
+        node.engine.deaf = True
+        await asyncio.sleep(OPTIONS.probe_interval_seconds + OPTIONS.probe_late_seconds + 1)
+        for _ in range(100):
+            assert not node.broker.statistics().up
+            with pytest.raises(BrokerUnavailable, match=r"come back|connect"):
+                await node.broker.check()
+            await asyncio.sleep(1)
+        assert len(node.engine.links) > 3
+        assert (node.gaps, node.broker.statistics().reconnects) == ([], 0)
+        node.engine.deaf = False
+        await node.until_up()
+        assert [set(gap) for gap in node.gaps] == [{"r"}]
+
+    play(scene)
+
+
+def test_an_engine_that_is_deaf_from_the_start_is_not_waited_for_long() -> None:
+    """Until its first probes are late, and with that reason."""
+
+    async def run() -> None:
+        engine = FakeEngine()
+        engine.deaf = True
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(BrokerUnavailable, match="does not come back"):
+            await Node(engine).start()
+        assert asyncio.get_running_loop().time() - began < OPTIONS.start_seconds + 1
+
+    run_virtual(lambda _: run())
+
+
+def test_one_deaf_path_of_two_is_enough() -> None:
+    """A server of a cluster that carries nothing makes the rooms on it deaf."""
+
+    async def scene(node: Node) -> None:
+        node.engine.deaf_paths = ("/b",)
+        node.engine.link.events.lost("gone")
+        await asyncio.sleep(60)
+        assert not node.broker.statistics().up
+        node.engine.deaf_paths = ()
+        await node.until_up()
 
     play(scene)
 

@@ -181,6 +181,10 @@ async def test_a_silent_death_is_found(own_engine: Server, node: Make) -> None:
     await one.until_down()
     await refused(one.broker)
     await one.until(lambda: proxy.connections > first_connections)
+    for _ in range(50):  # the new connection carries nothing either
+        assert not one.broker.statistics().up
+        await asyncio.sleep(0.01)
+    assert one.gaps == []
     proxy.to_client = lambda piece: piece
     await one.until(lambda: bool(one.gaps))
     await one.until_up()

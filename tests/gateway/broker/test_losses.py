@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -12,9 +13,11 @@ from gateway.envelope import Envelope
 from gateway.errors import InvalidEnvelope
 from gateway.message import Message
 from tests.gateway.broker.test_contract import envelope
+from tests.gateway.broker.test_engine import OPTIONS, play
+from tests.gateway.broker.test_engine import Node as FakeNode
 from tests.gateway.broker.test_failing_engines import QUICK, WITHOUT_CLUSTER, Make, Node, node
 from tests.proxies import Proxy
-from tests.servers import Server
+from tests.servers import Redis, Server
 
 __all__ = ["node"]
 
@@ -100,6 +103,50 @@ async def test_rooms_of_lost_publications_are_a_gap_on_other_nodes(own_engine: S
     assert one.broker.statistics().errors["publish"] >= 1
     assert two.broker.statistics().gaps == 1
     assert {message.room for message in two.listener.got} <= {"b", "c"}
+
+
+async def test_what_a_demoted_master_has_confirmed_is_a_gap_for_those_who_had_left_it_before(tmp_path: Path, node: Make) -> None:
+    """They were told of their own gap before it was published, and cannot know that more was missed since."""
+    old, new = Redis(tmp_path), Redis(tmp_path)
+    for server in (old, new):
+        server.start()
+    ways = [Proxy(old.port), Proxy(old.port)]
+    for way in ways:
+        await way.start()
+    try:
+        first, second = [await node(old.url_at(way.port)).start("r") for way in ways]
+        ways[0].target_port = new.port
+        ways[0].cut()
+        await first.until(lambda: first.gaps == [{"r"}])
+        await second.hears_itself("r")
+        ways[1].target_port = new.port
+        old.ask(f"REPLICAOF 127.0.0.1 {new.port}")
+        await first.until(lambda: first.gaps == [{"r"}, {"r"}])
+        assert first.listener.got == []
+    finally:
+        for way in ways:
+            await way.stop()
+        for server in (old, new):
+            server.stop()
+
+
+@pytest.mark.parametrize("carries", [True, False])
+def test_what_a_deaf_connection_has_confirmed_is_a_gap_for_all(carries: bool) -> None:
+    """Nobody knows since when; of a connection that is just lost it is known what was under way."""
+
+    async def scene(one: FakeNode) -> None:
+        await one.broker.publish(envelope("r"))
+        if carries:
+            one.engine.link.events.lost("gone")
+        one.engine.deaf = not carries
+        await asyncio.sleep(OPTIONS.probe_timeout_seconds + OPTIONS.probe_interval_seconds + 1)
+        one.engine.deaf = False
+        await one.until_up()
+        await asyncio.sleep(0.1)
+        notices = [batch for batch in one.engine.link.batches if GAPS_ROOM in batch]
+        assert (len(one.engine.links) > 1, bool(notices)) == (True, not carries)
+
+    play(scene)
 
 
 @WITHOUT_CLUSTER

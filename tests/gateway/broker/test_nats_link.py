@@ -53,9 +53,7 @@ async def server() -> _Server:
 async def link(server: _Server) -> AsyncIterator[NatsLink]:
     listener = await asyncio.start_server(server.serve, "127.0.0.1", 0)
     port = listener.sockets[0].getsockname()[1]
-    made = await NatsEngine(Address.parse(f"nats://127.0.0.1:{port}")).connect(
-        Events(lambda _: None, lambda _: None, lambda _: None)
-    )
+    made = await NatsEngine(Address.parse(f"nats://127.0.0.1:{port}")).connect(Events(*[lambda _: None] * 4))
     server.lines.clear()
     yield made
     await made.close()
