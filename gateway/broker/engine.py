@@ -65,7 +65,7 @@ class EngineBroker(Reports):
         self._prober = Prober(
             self._probes, clock, publish=self._publish_own, failed=self._not_back, lose=self._lose, misled=self._misled
         )
-        self._listener = Listener(options, live=self._prober.heard_all, failed=self._not_subscribed)
+        self._listener = Listener(options, live=self._prober.heard_all, failed=self._not_subscribed, lose=self._lose)
         self._supervisor: Supervisor | None = None
         self._max_message_bytes: int | None = None
         self._up = self._was_up = False
@@ -183,7 +183,6 @@ class EngineBroker(Reports):
 
     def _not_subscribed(self, detail: str) -> None:
         self._failed("subscribe", detail)
-        self._lose(detail)
 
     def _not_back(self, detail: str) -> None:
         self._failed("probe", f"{self._title}: {detail}")

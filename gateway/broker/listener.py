@@ -2,6 +2,9 @@
 
 One task tells the engine; all that was asked for meanwhile goes along with the next round trip. After ``attach`` everything that is
 wanted is told to the new link in the same way.
+
+An engine that does not answer fails those who wait, after a time; it does not end the link, which is the business of probes. When
+the answer comes after all, a room that nobody wants any more is given up again.
 """
 
 from __future__ import annotations
@@ -24,14 +27,18 @@ class Listener:
     Args:
         options: bounds and times.
         live: told each time everything that is wanted is confirmed.
-        failed: told why the engine does not confirm; the link is of no use then.
+        failed: told why somebody has waited in vain.
+        lose: told why the link is of no use.
     """
 
-    def __init__(self, options: EngineOptions, *, live: Callable[[], None], failed: Callable[[str], None]) -> None:
+    def __init__(
+        self, options: EngineOptions, *, live: Callable[[], None], failed: Callable[[str], None], lose: Callable[[str], None]
+    ) -> None:
         self.interest = Interest()
         self._options = options
         self._live = live
         self._failed = failed
+        self._lose = lose
         self._waiters: defaultdict[str, list[asyncio.Future[None]]] = defaultdict(list)
         self._news = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
@@ -56,7 +63,7 @@ class Listener:
                 waiter.set_exception(error)
 
     async def subscribe(self, room: str) -> None:
-        """Returns when it is confirmed; raises the error that ``detach`` is given."""
+        """Returns when it is confirmed. Raises ``BrokerUnavailable``: what ``detach`` is given, or that it took too long."""
         if room in self.interest.wanted and room in self.interest.confirmed:
             return
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -64,9 +71,14 @@ class Listener:
         self.interest.want(room)
         self._news.set()
         try:
-            await waiter
-        except BaseException:  # refused, or the caller was cancelled: nobody would ever give the room back
+            async with asyncio.timeout(self._options.subscribe_seconds):
+                await waiter
+        except BaseException as error:  # nobody would ever give the room back, be it refused, late or called off
             self._forget(room, waiter)
+            if isinstance(error, TimeoutError):
+                detail = f"a subscription was not confirmed within {self._options.subscribe_seconds:g} s"
+                self._failed(detail)
+                raise BrokerUnavailable(detail) from None
             raise
 
     def unsubscribe(self, room: str) -> None:
@@ -79,21 +91,19 @@ class Listener:
         try:
             while True:
                 self._news.clear()
-                async with asyncio.timeout(None) as patience:
-                    while changes := self.interest.changes(self._options.batch_rooms):
-                        patience.reschedule(asyncio.get_running_loop().time() + self._options.subscribe_seconds)
-                        if changes.subscribe:
-                            await link.subscribe(changes.subscribe)
-                        if changes.unsubscribe:
-                            await link.unsubscribe(changes.unsubscribe)
-                        self.interest.done(changes)
-                        self._confirmed(changes.subscribe)
+                while changes := self.interest.changes(self._options.batch_rooms):
+                    if changes.subscribe:
+                        await link.subscribe(changes.subscribe)
+                    if changes.unsubscribe:
+                        await link.unsubscribe(changes.unsubscribe)
+                    self.interest.done(changes)
+                    self._confirmed(changes.subscribe)
                 self._live()
                 await self._news.wait()
-        except TimeoutError:
-            self._failed(f"subscriptions were not confirmed within {self._options.subscribe_seconds:g} s")
         except Exception as error:  # noqa: BLE001 - whatever it is, nothing more would be told
-            self._failed(str(as_engine_error(error)))
+            detail = str(as_engine_error(error))
+            self._failed(detail)
+            self._lose(detail)
 
     def _confirmed(self, rooms: Iterable[str]) -> None:
         for room in rooms:

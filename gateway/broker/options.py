@@ -18,7 +18,7 @@ class EngineOptions:
     publish_seconds: float = 5.0
     """How long ``publish`` waits for the engine's confirmation."""
     subscribe_seconds: float = 5.0
-    """How long the engine may take to confirm subscriptions; longer, and the link is given up."""
+    """How long ``subscribe`` waits for the engine's confirmation."""
     close_seconds: float = 1.0
     """How long ``close`` waits for the confirmation of what was taken."""
     retry_seconds: float = 0.1

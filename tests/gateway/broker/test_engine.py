@@ -341,20 +341,50 @@ def test_many_joins_share_few_round_trips() -> None:
     play(scene)
 
 
-def test_subscriptions_that_are_not_confirmed_end_the_link() -> None:
-    """The joiner is told; the room is not wanted any more."""
+@pytest.mark.parametrize("joins_again", [False, True])
+def test_an_engine_that_is_slow_to_confirm_fails_who_joins_and_nothing_else(joins_again: bool) -> None:
+    """The link stays; what is confirmed too late is given up, unless somebody wants it again by then."""
 
     async def scene(node: Node) -> None:
-        await asyncio.sleep(0.1)
+        await node.broker.subscribe("old")
         node.engine.frozen.clear()
         with pytest.raises(BrokerUnavailable, match="not confirmed"):
             await node.broker.subscribe("r")
+        await node.broker.unsubscribe("old")
+        again = asyncio.create_task(node.broker.subscribe("r")) if joins_again else None
+        await asyncio.sleep(0.5)
         node.engine.frozen.set()
-        await node.until_up()
-        assert node.broker.statistics().rooms == 0
-        assert node.broker.statistics().errors["subscribe"] == 1
+        if again is not None:
+            await again
+        await asyncio.sleep(0.5)
+        wanted = {"r"} if joins_again else set()
+        assert {room for room in node.engine.link.rooms if room[0] != "~"} == wanted
+        statistics = node.broker.statistics()
+        assert (statistics.rooms, statistics.rooms_confirmed, statistics.errors["subscribe"]) == (len(wanted), len(wanted), 1)
+        assert (len(node.engine.links), node.gaps) == (1, [])
+        await node.broker.publish(envelope("r", "heard by who is in it"))
+        assert len(node.heard) == len(wanted)
 
     play(scene, replace(OPTIONS, subscribe_seconds=1))
+
+
+def test_an_engine_that_freezes_while_somebody_joins_and_leaves_loses_nothing() -> None:
+    """For longer than a join waits, and shorter than a probe does."""
+
+    async def scene(node: Node) -> None:
+        await node.broker.subscribe("r")
+        await node.broker.subscribe("left")
+        node.engine.frozen.clear()
+        node.broker.post(envelope("r", "taken before"))
+        await node.broker.unsubscribe("left")
+        with pytest.raises(BrokerUnavailable):
+            await node.broker.subscribe("joined")
+        await asyncio.sleep(OPTIONS.probe_timeout_seconds - OPTIONS.subscribe_seconds - 5)
+        node.engine.frozen.set()
+        await node.until_up()
+        assert (node.heard, node.gaps, len(node.engine.links)) == (["taken before"], [], 1)
+
+    play(scene)
 
 
 def test_a_joiner_who_goes_away_gives_the_room_back() -> None:

@@ -170,23 +170,29 @@ class Scenarios:
         assert cluster.crowd.sessions == sessions
 
     async def test_an_engine_that_is_frozen(self, cluster: Cluster) -> None:
-        """For ten seconds: no node is ready, publishing and joining are refused with 503, sockets stay, and all hear again."""
+        """For ten seconds: no node is ready, joining and publishing are refused with 503, sockets stay, nobody has a gap."""
         before, sessions = await cluster.figures(), cluster.crowd.sessions
+        async with await cluster.nodes[0].connect("left"):
+            pass  # its room is given up while the engine is frozen
         cluster.engine.signal(signal.SIGSTOP)
         try:
             async with asyncio.timeout(30):
-                await asyncio.gather(
-                    asyncio.sleep(10), eventually(lambda: cluster.ready(False, False, False), BACK_SECONDS, "all nodes not ready")
+                joined, *_ = await asyncio.gather(
+                    refusal(cluster.nodes[2], "joined"),
+                    eventually(lambda: cluster.ready(False, False, False), BACK_SECONDS, "all nodes not ready"),
+                    asyncio.sleep(10),
                 )
                 status, _ = await cluster.nodes[1].gateway.publish("/api/rooms/room-1/messages", "x")
                 with pytest.raises(InvalidStatus) as refused:
                     await cluster.nodes[1].connect("room-1")
-            assert (status, refused.value.response.status_code) == (503, 503)
+            assert (status, joined, refused.value.response.status_code) == (503, 503, 503)
         finally:
             cluster.engine.signal(signal.SIGCONT)
         await cluster.crowd.all_hear(BACK_SECONDS)
         await eventually(lambda: cluster.ready(True, True, True), BACK_SECONDS, "all nodes ready")
-        cluster.judge(before, await cluster.figures())
+        after = await cluster.figures()
+        cluster.judge(before, after)
+        assert {name: figures.gaps for name, figures in after.items()} == {name: figures.gaps for name, figures in before.items()}
         assert cluster.crowd.sessions == sessions
 
     async def test_an_engine_that_is_restarted_empty(self, cluster: Cluster) -> None:
@@ -251,6 +257,13 @@ async def tells_all(node: Node, ids: set[str]) -> bool:
     _, room = await node.gateway.get("/api/rooms/room-7")
     sizes = [one["members"] for one in answer["rooms"]]
     return sizes == [10] * 30 and answer["complete"] and len(room["connections"]) == 10 and await node.knows() == ids
+
+
+async def refusal(node: Node, room: str) -> int:
+    """The status with which a client is refused."""
+    with pytest.raises(InvalidStatus) as caught:
+        await node.connect(room)
+    return caught.value.response.status_code
 
 
 async def gap_on(node: Node, before: dict[str, Figures]) -> bool:
