@@ -1,7 +1,7 @@
 """``GapTeller``: tells an application in which rooms something may have been missed.
 
-1. What it is told with runs once at a time. Gaps that come meanwhile are gathered, and told in one go: an engine that comes and
-   goes makes no crowd of tasks.
+1. What it is told with runs once at a time, and not again within ``pause_seconds`` of its end. Gaps that come meanwhile are
+   gathered, and told in one go: an engine that comes and goes makes no crowd of tasks, and a telling that makes a gap no storm.
 2. Its failing is logged, and is nobody else's.
 """
 
@@ -20,15 +20,16 @@ logger = logging.getLogger("tidegate.broker")
 
 
 class GapTeller:
-    """Tells ``on_gap``."""
+    """Tells ``on_gap``; the first gap after a pause at once."""
 
-    def __init__(self, on_gap: OnGap) -> None:
+    def __init__(self, on_gap: OnGap, *, pause_seconds: float = 1.0) -> None:
         self._on_gap = on_gap
+        self._pause_seconds = pause_seconds
         self._rooms: set[str] = set()
         self._task: asyncio.Task[None] | None = None
 
     def __call__(self, rooms: Collection[str]) -> None:
-        """Tell, now or when the last telling has ended."""
+        """Tell, now or some time after the last telling has ended."""
         self._rooms.update(rooms)
         if self._task is None and self._rooms:
             self._task = asyncio.get_running_loop().create_task(self._tell(), name="on_gap")
@@ -48,5 +49,6 @@ class GapTeller:
                         await told
                 except Exception:
                     logger.exception("on_gap failed")
+                await asyncio.sleep(self._pause_seconds)
         finally:
             self._task = None

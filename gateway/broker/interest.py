@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import NamedTuple
 
 __all__ = ["Changes", "Interest"]
@@ -49,9 +49,9 @@ class Interest:
                 unsubscribe[room] = None
         return Changes(list(subscribe), list(unsubscribe)) if subscribe or unsubscribe else None
 
-    def done(self, changes: Changes) -> None:
-        """The engine has confirmed them."""
-        self.confirmed.update(changes.subscribe)
+    def done(self, changes: Changes, refused: Container[str] = ()) -> None:
+        """The engine has confirmed them, except ``refused``: these are told again when they are wanted anew or after ``reset``."""
+        self.confirmed.update(room for room in changes.subscribe if room not in refused)
         self.confirmed.difference_update(changes.unsubscribe)
 
     def reset(self, without: Iterable[str] = ()) -> None:

@@ -3,7 +3,8 @@
 1. A link is used from one event loop and never comes back: when it breaks it says so once (``Events.lost``), and the next one
    is made with ``connect``.
 2. A link keeps order: what is given to ``publish`` first reaches the engine first, although several are under way.
-3. ``subscribe`` returns when the engine has confirmed; from then on every message to these rooms is given to ``received``.
+3. ``subscribe`` returns when the engine has confirmed; from then on every message to these rooms is given to ``received``. A room
+   that it refuses is no trouble for others.
 """
 
 from __future__ import annotations
@@ -77,8 +78,8 @@ class Link(Protocol):
             EngineError, OSError: as the future, when that is known already.
         """
 
-    async def subscribe(self, rooms: Sequence[str]) -> None:
-        """Returns when all are confirmed. Raises ``EngineError``, ``OSError``."""
+    async def subscribe(self, rooms: Sequence[str]) -> Mapping[str, str]:
+        """Returns, when all are answered, which of them the engine refused, and why. Raises ``EngineError``, ``OSError``."""
 
     async def unsubscribe(self, rooms: Sequence[str]) -> None:
         """Returns when the engine has taken note. Raises ``EngineError``, ``OSError``."""

@@ -3,19 +3,19 @@
 One task tells the engine; all that was asked for meanwhile goes along with the next round trip. After ``attach`` everything that is
 wanted is told to the new link in the same way.
 
-An engine that does not answer fails those who wait, after a time; it does not end the link, which is the business of probes. When
-the answer comes after all, a room that nobody wants any more is given up again.
+An engine that does not answer fails those who wait, after a time, and ends the link no sooner than a probe would. When the answer
+comes after all, a room that nobody wants any more is given up again.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from ..errors import BrokerUnavailable
 from .interest import Interest
-from .link import Link, as_engine_error
+from .link import EngineError, Link, as_engine_error
 from .options import EngineOptions
 
 __all__ = ["Listener"]
@@ -43,12 +43,12 @@ class Listener:
         self._news = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
 
-    def attach(self, link: Link, probe_rooms: Iterable[str]) -> None:
-        """Tell ``link`` from now on, beginning with everything."""
+    def attach(self, link: Link, own: Collection[str]) -> None:
+        """Tell ``link`` from now on, beginning with everything; it is of no use without the rooms ``own``."""
         self.interest.reset()
-        for room in probe_rooms:
+        for room in own:
             self.interest.want(room)
-        self._worker = asyncio.get_running_loop().create_task(self._tell_all(link), name="broker subscriptions")
+        self._worker = asyncio.get_running_loop().create_task(self._tell_all(link, own), name="broker subscriptions")
 
     async def detach(self, probe_rooms: Collection[str], error: BrokerUnavailable) -> None:
         """There is no link; those who wait are told ``error``, and their rooms are not wanted any more."""
@@ -63,7 +63,7 @@ class Listener:
                 waiter.set_exception(error)
 
     async def subscribe(self, room: str) -> None:
-        """Returns when it is confirmed. Raises ``BrokerUnavailable``: what ``detach`` is given, or that it took too long."""
+        """Returns when it is confirmed. Raises ``BrokerUnavailable``: refused, too late, or what ``detach`` is given."""
         if room in self.interest.wanted and room in self.interest.confirmed:
             return
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -87,28 +87,38 @@ class Listener:
             self.interest.drop(room)
             self._news.set()
 
-    async def _tell_all(self, link: Link) -> None:
+    async def _tell_all(self, link: Link, own: Collection[str]) -> None:
         try:
             while True:
                 self._news.clear()
                 while changes := self.interest.changes(self._options.batch_rooms):
-                    if changes.subscribe:
-                        await link.subscribe(changes.subscribe)
-                    if changes.unsubscribe:
-                        await link.unsubscribe(changes.unsubscribe)
-                    self.interest.done(changes)
-                    self._confirmed(changes.subscribe)
+                    async with asyncio.timeout(self._options.probe_timeout_seconds):
+                        refused = await link.subscribe(changes.subscribe) if changes.subscribe else {}
+                        if changes.unsubscribe:
+                            await link.unsubscribe(changes.unsubscribe)
+                    for reason in [reason for room, reason in refused.items() if room in own]:
+                        raise EngineError(reason)
+                    self.interest.done(changes, refused)
+                    self._answered(changes.subscribe, refused)
                 self._live()
                 await self._news.wait()
+        except TimeoutError:
+            self._lose(f"subscriptions were not confirmed within {self._options.probe_timeout_seconds:g} s")
         except Exception as error:  # noqa: BLE001 - whatever it is, nothing more would be told
             detail = str(as_engine_error(error))
             self._failed(detail)
             self._lose(detail)
 
-    def _confirmed(self, rooms: Iterable[str]) -> None:
+    def _answered(self, rooms: Iterable[str], refused: Mapping[str, str]) -> None:
+        for reason in refused.values():
+            self._failed(reason)
         for room in rooms:
             for waiter in self._waiters.pop(room, ()):
-                if not waiter.done():
+                if waiter.done():
+                    continue
+                if room in refused:
+                    waiter.set_exception(BrokerUnavailable(f"the engine does not allow this room: {refused[room]}"))
+                else:
                     waiter.set_result(None)
 
     def _forget(self, room: str, waiter: asyncio.Future[None]) -> None:

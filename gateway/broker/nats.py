@@ -3,7 +3,8 @@
 1. A room is one subject token, whatever its name has in it (``subject_token``): never a wildcard, never two levels.
 2. A subscription has no queue and no task: messages go on from nats-py's reader as they come. So there is no limit of pending
    messages at which nats-py would drop any; who is too slow is told by the server, and that ends the link.
-3. What is said is written at once, with a ``PING`` behind it in the same write: its ``PONG`` says that the server has taken it all.
+3. What is said is written at once, with a ``PING`` behind it in the same write: its ``PONG`` says that the server has taken it all,
+   except what it has called a violation of permissions before that.
 4. nats-py never reconnects by itself: links are made by ``EngineBroker`` alone.
 """
 
@@ -13,6 +14,7 @@ import asyncio
 import contextlib
 import re
 import ssl
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -31,6 +33,7 @@ __all__ = ["NatsEngine", "subject_token"]
 CLOSE_SECONDS = 0.2
 
 _PLAIN = re.compile(r"[A-Za-z0-9_:~@/-]+")
+_VIOLATION = re.compile(r'permissions violation for \w+ to "([^"]*)"', re.IGNORECASE)
 _ODD = re.compile(rb"[^A-Za-z0-9_:~@/-]")
 
 
@@ -105,15 +108,23 @@ class NatsLink:
         return [stem]
 
     def publish(self, batch: Sequence[tuple[str, bytes]]) -> asyncio.Future[Mapping[int, str]]:
-        return self._client.say([b"PUB %b %d\r\n%b\r\n" % (self._subject(room).encode(), len(data), data) for room, data in batch])
+        subjects = [self._subject(room) for room, _ in batch]
+        commands = [
+            b"PUB %b %d\r\n%b\r\n" % (subject.encode(), len(data), data) for subject, (_, data) in zip(subjects, batch, strict=True)
+        ]
+        return self._client.say(subjects, commands)
 
-    async def subscribe(self, rooms: Sequence[str]) -> None:
+    async def subscribe(self, rooms: Sequence[str]) -> Mapping[str, str]:
         try:
             for room in rooms:
                 self._rooms[room] = await self._client.subscribe(self._subject(room), future=self._sink)
         except Error as error:
             raise self._as_engine_error(error) from None
-        await self._client.say()
+        answer = await self._client.say([self._subject(room) for room in rooms])
+        refused = {rooms[place]: reason for place, reason in answer.items()}
+        if refused:
+            await self.unsubscribe([*refused])
+        return refused
 
     async def unsubscribe(self, rooms: Sequence[str]) -> None:
         try:
@@ -160,8 +171,10 @@ class NatsLink:
         self.last_error = error
         if isinstance(error, SlowConsumerError):
             self._events.missed("the client was too slow and dropped messages")
-        elif "permissions violation" in str(error).lower():  # said behind our back: the call itself has succeeded
-            self._events.missed(self._address.clean(error))
+        elif violation := _VIOLATION.search(str(error)):
+            reason = self._address.clean(error)
+            if not self._client.refused(violation[1], reason):  # a right that was taken away while we had it
+                self._events.missed(reason)
 
     async def _closed(self) -> None:
         if not self._sink.closed:
@@ -174,8 +187,11 @@ class NatsLink:
 class _Client(Client):
     """nats-py's own ``flush`` writes its ``PING`` ahead of what that is to confirm, in two writes, a turn of the loop apart."""
 
-    def say(self, commands: Iterable[bytes] = ()) -> asyncio.Future[Mapping[int, str]]:
+    def say(self, subjects: Sequence[str] = (), commands: Iterable[bytes] = ()) -> asyncio.Future[Mapping[int, str]]:
         """Write what nats-py has ready, then ``commands``; the future is done when the server has taken it.
+
+        Args:
+            subjects: what is said is about these; the future's result has the refused ones by their place.
 
         Raises:
             EngineError: the connection is closed.
@@ -183,11 +199,16 @@ class _Client(Client):
         writer = _writer_of(self)
         if not self.is_connected or writer is None or writer.is_closing():  # nats-py hears of it later than we
             raise EngineError("the connection was lost")
-        taken = _Pong()
+        taken = _Pong(subjects)
         writer.write(b"".join((*self._pending, *commands, PING_PROTO)))
         self._pongs.append(taken)
         self._pending, self._pending_data_size = [], 0
         return taken
+
+    def refused(self, subject: str, reason: str) -> bool:
+        """The server has refused something about ``subject``; False when nothing has been said about that."""
+        pong = self._pongs[0] if self._pongs else None
+        return isinstance(pong, _Pong) and pong.refuse(subject.lower(), reason)
 
 
 def _writer_of(client: Client) -> asyncio.StreamWriter | None:
@@ -196,11 +217,30 @@ def _writer_of(client: Client) -> asyncio.StreamWriter | None:
 
 
 class _Pong(asyncio.Future[Mapping[int, str]]):
-    """What nats-py takes for the future of a ``PING``. NATS refuses nothing in its place."""
+    """What nats-py takes for the future of a ``PING``.
+
+    nats-py tells refused subjects in small letters. Of two that are the same in small letters, in one write, both count as refused.
+    """
+
+    def __init__(self, subjects: Sequence[str]) -> None:
+        super().__init__()
+        self._subjects = subjects
+        self._places: defaultdict[str, list[int]] | None = None
+        self._refused: dict[int, str] = {}
+
+    def refuse(self, subject: str, reason: str) -> bool:
+        """What is about ``subject``, in small letters, is not taken; False when nothing is."""
+        if self._places is None:
+            self._places = defaultdict(list)
+            for place, one in enumerate(self._subjects):
+                self._places[one.lower()].append(place)
+        places = self._places.get(subject, [])
+        self._refused.update(dict.fromkeys(places, reason))
+        return bool(places)
 
     def set_result(self, _: object, /) -> None:
         if not self.done():  # cancelled: nobody waits any more, and the ``PONG`` comes all the same
-            super().set_result({})
+            super().set_result(self._refused)
 
 
 class _Sink(asyncio.Future[Msg]):

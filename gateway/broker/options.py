@@ -29,7 +29,7 @@ class EngineOptions:
     probe_late_seconds: float = 4.0
     """A probe that is not back by then makes the broker unusable until it is."""
     probe_timeout_seconds: float = 24.0
-    """A probe that is not back by then ends the link."""
+    """A probe that is not back by then ends the link, and so does a subscription that is not confirmed by then."""
     max_queue_messages: int = 20_000
     """Most messages that may be taken and not confirmed."""
     max_queue_bytes: int = 32 * 1024 * 1024

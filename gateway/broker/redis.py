@@ -22,6 +22,7 @@ __all__ = ["RedisEngine"]
 
 Route = Sequence[tuple[range, tuple[str, int]]]
 """Which slots belong to which server."""
+Tell = Callable[[RedisServer, list[bytes]], asyncio.Future[Mapping[int, str]]]
 
 
 class RedisEngine:
@@ -105,8 +106,9 @@ class RedisLink:
         answers = [server.publish([messages[index] for index in indexes]) for server, indexes in parts.items()]
         return answers[0] if len(answers) == 1 else asyncio.ensure_future(_together(list(parts.values()), answers))
 
-    async def subscribe(self, rooms: Sequence[str]) -> None:
-        await self._tell(rooms, RedisServer.subscribe)
+    async def subscribe(self, rooms: Sequence[str]) -> Mapping[str, str]:
+        refused = await self._tell(rooms, RedisServer.subscribe)
+        return await self._tell([*refused], RedisServer.subscribe_singly) if refused else {}
 
     async def unsubscribe(self, rooms: Sequence[str]) -> None:
         await self._tell(rooms, RedisServer.unsubscribe)
@@ -119,13 +121,16 @@ class RedisLink:
         for server in self._servers:
             await server.close()
 
-    async def _tell(self, rooms: Sequence[str], tell: Callable[[RedisServer, list[bytes]], asyncio.Future[Any]]) -> None:
-        parts: defaultdict[RedisServer, list[bytes]] = defaultdict(list)
+    async def _tell(self, rooms: Sequence[str], tell: Tell) -> Mapping[str, str]:
+        """Which of the rooms were refused, and why."""
+        parts: defaultdict[RedisServer, list[str]] = defaultdict(list)
         for room in rooms:
-            channel = self._channel(room)
-            parts[self._owner(channel)].append(channel)
-        for answer in [tell(server, channels) for server, channels in parts.items()]:
-            await answer
+            parts[self._owner(self._channel(room))].append(room)
+        refused: dict[str, str] = {}
+        answers = [tell(server, [self._channel(room) for room in part]) for server, part in parts.items()]
+        for part, answer in zip(parts.values(), answers, strict=True):
+            refused.update({part[place]: reason for place, reason in (await answer).items()})
+        return refused
 
     def _channel(self, room: str) -> bytes:
         return self._prefix + room.encode("utf-8", "surrogatepass")

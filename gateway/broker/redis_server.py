@@ -76,12 +76,16 @@ class RedisServer:
         return _open(self._publisher).say([_pack((command, channel, data)) for channel, data in messages], len(messages))
 
     def subscribe(self, channels: list[bytes]) -> asyncio.Future[Refusals]:
-        """Write it; the future is done when all are confirmed."""
-        return self._tell(self._subscribe, channels)
+        """Write it; the future is done when all are answered. A channel that is refused takes others with it."""
+        return self._tell(self._subscribe, channels, self._channels_per_command)
+
+    def subscribe_singly(self, channels: list[bytes]) -> asyncio.Future[Refusals]:
+        """As ``subscribe``; each is refused for itself alone."""
+        return self._tell(self._subscribe, channels, 1)
 
     def unsubscribe(self, channels: list[bytes]) -> asyncio.Future[Refusals]:
-        """Write it; the future is done when all are confirmed."""
-        return self._tell(self._unsubscribe, channels)
+        """Write it; the future is done when all are answered."""
+        return self._tell(self._unsubscribe, channels, self._channels_per_command)
 
     def verify(self) -> None:
         """Ask whether this is a master still: who is attached to a demoted one hears everybody and is heard by nobody.
@@ -97,30 +101,34 @@ class RedisServer:
             if conversation is not None:
                 await conversation.close()
 
-    def _tell(self, command: bytes, channels: list[bytes]) -> asyncio.Future[Refusals]:
-        step = self._channels_per_command
+    def _tell(self, command: bytes, channels: list[bytes], step: int) -> asyncio.Future[Refusals]:
         commands = [_pack((command, *channels[start : start + step])) for start in range(0, len(channels), step)]
-        return _open(self._subscriber).say(commands, len(channels))
+        return _open(self._subscriber).say(commands, len(channels), step)
 
     def _role(self) -> asyncio.Future[Refusals]:
         return _open(self._publisher).say([_pack((b"ROLE",))], 1)
 
     def _published(self, reply: Any) -> None:
         """A reply to a publisher: how many subscribers got a message, a role, or an error."""
-        if isinstance(reply, CHANGED):
-            raise _NotTheRightOne(f"the cluster has changed: {type(reply).__name__}")
         if isinstance(reply, list) and reply[0] != b"master":
             raise _NotTheRightOne("the server is a replica; what is published there reaches nobody else")
-        _open(self._publisher).answered(self._address.clean(reply) if isinstance(reply, ResponseError) else None)
+        _open(self._publisher).answered(self._refusal(reply) if isinstance(reply, ResponseError) else None)
 
     def _heard(self, reply: Any) -> None:
         """What comes to a subscriber: a message, a confirmation, or an error."""
-        if isinstance(reply, ResponseError):
-            raise reply
-        if reply[0] == self._message:
+        if isinstance(reply, NoPermissionError):
+            _open(self._subscriber).answered(self._refusal(reply))
+        elif isinstance(reply, ResponseError):
+            raise EngineError(self._refusal(reply))
+        elif reply[0] == self._message:
             self._events.received(reply[2])
         elif not _open(self._subscriber).answered(None):  # a slot that moves away takes its subscriptions with it
             raise _NotTheRightOne("the server has ended a subscription: the cluster has changed")
+
+    def _refusal(self, reply: ResponseError) -> str:
+        if isinstance(reply, CHANGED):
+            raise _NotTheRightOne(f"the cluster has changed: {type(reply).__name__}")
+        return self._address.clean(reply)
 
     def _lost(self, error: Exception) -> None:
         tell = self._events.misled if isinstance(error, _NotTheRightOne) else self._events.lost
@@ -128,12 +136,13 @@ class RedisServer:
 
 
 class _Expected:
-    """Replies that are still to come, and who waits for them."""
+    """Replies that are still to come, and who waits for them. A refusal is the one reply to all that a command asks for."""
 
-    __slots__ = ("count", "future", "left", "refusals")
+    __slots__ = ("count", "future", "left", "refusals", "step")
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, step: int) -> None:
         self.count = self.left = count
+        self.step = step
         self.refusals: dict[int, str] = {}
         self.future: asyncio.Future[Refusals] = asyncio.get_running_loop().create_future()
 
@@ -149,11 +158,15 @@ class _Conversation:
         self._writer = _writer_of(connection)
         self._reader = asyncio.get_running_loop().create_task(self._read(), name="redis reader")
 
-    def say(self, commands: Iterable[bytes], replies: int) -> asyncio.Future[Refusals]:
-        """Write, in the order of calling; the future is done when all replies are there. Raises ``EngineError``."""
+    def say(self, commands: Iterable[bytes], replies: int, step: int = 1) -> asyncio.Future[Refusals]:
+        """Write, in the order of calling; the future is done when all replies, ``step`` to a command, are there.
+
+        Raises:
+            EngineError: the connection is closed.
+        """
         if self._writer.is_closing():  # the reader hears of it a turn later than we
             raise EngineError(LOST)
-        expected = _Expected(replies)
+        expected = _Expected(replies, step)
         self._writer.write(b"".join(commands))
         self._expected.append(expected)
         return expected.future
@@ -163,9 +176,11 @@ class _Conversation:
         if not self._expected:
             return False
         expected = self._expected[0]
+        answered = 1
         if refusal is not None:
-            expected.refusals[expected.count - expected.left] = refusal
-        expected.left -= 1
+            answered, place = min(expected.step, expected.left), expected.count - expected.left
+            expected.refusals.update(dict.fromkeys(range(place, place + answered), refusal))
+        expected.left -= answered
         if not expected.left:
             self._expected.popleft()
             if not expected.future.done():

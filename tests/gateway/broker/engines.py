@@ -23,6 +23,7 @@ class FakeEngine:
         self.failing: list[EngineError | OSError] = []
         self.frozen = asyncio.Event()
         self.frozen.set()
+        self.forbidden: set[str] = set()
         self.deaf = False
         self.deaf_paths: tuple[str, ...] = ()
         self.refused: Mapping[int, str] = {}
@@ -71,10 +72,12 @@ class FakeLink:
         refused, self._engine.refused = self._engine.refused, {}
         return refused
 
-    async def subscribe(self, rooms: Sequence[str]) -> None:
+    async def subscribe(self, rooms: Sequence[str]) -> Mapping[str, str]:
         self.subscribed.append(list(rooms))
         await self._engine.frozen.wait()
-        self.rooms.update(rooms)
+        refused = {room: "NOPERM" for room in rooms if room in self._engine.forbidden}
+        self.rooms.update(set(rooms) - refused.keys())
+        return refused
 
     async def unsubscribe(self, rooms: Sequence[str]) -> None:
         self.unsubscribed.append(list(rooms))

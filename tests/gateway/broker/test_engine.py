@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from gateway.broker import EngineBroker, EngineError, EngineOptions
+from gateway.broker.losses import GAPS_ROOM
 from gateway.envelope import Envelope
 from gateway.errors import BrokerUnavailable, TooBigForBroker
 from gateway.message import Message
@@ -366,6 +367,70 @@ def test_an_engine_that_is_slow_to_confirm_fails_who_joins_and_nothing_else(join
         assert len(node.heard) == len(wanted)
 
     play(scene, replace(OPTIONS, subscribe_seconds=1))
+
+
+def test_a_confirmation_that_never_comes_ends_the_link_as_a_probe_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Although all else is well: else nobody could join any more."""
+
+    async def scene(node: Node) -> None:
+        monkeypatch.setattr(node.engine.link, "subscribe", lambda _: asyncio.Event().wait())
+        with pytest.raises(BrokerUnavailable):
+            await node.broker.subscribe("r")
+        await asyncio.sleep(OPTIONS.probe_timeout_seconds)
+        await node.until_up()
+        await node.broker.subscribe("r")
+        assert len(node.engine.links) == 2
+
+    play(scene)
+
+
+def test_a_room_that_the_engine_refuses_is_refused_alone() -> None:
+    """To who joins it, also when it is asked for along with others; counted, and no gap."""
+
+    async def scene(node: Node) -> None:
+        node.engine.forbidden = {"secret"}
+        for _ in range(2):
+            results = await asyncio.gather(
+                *(node.broker.subscribe(room) for room in ("a", "secret", "b")), return_exceptions=True
+            )  # fmt: skip
+            assert [type(result) for result in results] == [type(None), BrokerUnavailable, type(None)]
+            assert "NOPERM" in str(results[1])
+        statistics = node.broker.statistics()
+        assert (statistics.rooms, statistics.rooms_confirmed, statistics.errors["subscribe"]) == (2, 2, 2)
+        assert (len(node.engine.links), node.gaps) == (1, [])
+
+    play(scene)
+
+
+def test_a_room_that_is_refused_to_a_new_link_is_counted_and_holds_nobody_up() -> None:
+    """Its members hear nothing, which the figures tell; the others hear."""
+
+    async def scene(node: Node) -> None:
+        for room in ("a", "b"):
+            await node.broker.subscribe(room)
+        node.engine.forbidden = {"a"}
+        node.engine.link.events.lost("gone")
+        await asyncio.sleep(0)
+        await node.until_up()
+        await node.broker.publish(envelope("b", "heard"))
+        statistics = node.broker.statistics()
+        assert (statistics.rooms, statistics.rooms_confirmed, statistics.errors["subscribe"]) == (2, 1, 1)
+        assert (node.heard, [set(gap) for gap in node.gaps]) == (["heard"], [{"a", "b"}])
+
+    play(scene)
+
+
+def test_a_link_that_refuses_our_own_rooms_is_of_no_use() -> None:
+    """Nothing could be known without probes; the reason is told."""
+
+    async def run() -> None:
+        engine = FakeEngine()
+        node = Node(engine)
+        engine.forbidden = {GAPS_ROOM}
+        with pytest.raises(BrokerUnavailable, match="NOPERM"):
+            await node.start()
+
+    run_virtual(lambda _: run())
 
 
 def test_an_engine_that_freezes_while_somebody_joins_and_leaves_loses_nothing() -> None:

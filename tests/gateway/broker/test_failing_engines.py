@@ -382,10 +382,10 @@ async def test_slots_of_a_cluster_that_move_are_followed(tmp_path: Path, node: M
 
 
 async def test_a_user_who_may_not_use_a_channel_is_told(tmp_path: Path, node: Make) -> None:
-    """Redis' access lists: publishing there is refused, other rooms go on."""
+    """Redis' access lists: publishing and joining there are refused, other rooms go on, whatever they are asked for with."""
     server = Redis(
         tmp_path,
-        options=("--user", "me", "on", ">pw", "resetchannels", "&tidegate*:~probe*", "&tidegate*:~gaps", "&tidegate*:ok", "+@all"),
+        options=("--user", "me", "on", ">pw", "resetchannels", "&tidegate*:~probe*", "&tidegate*:~gaps", "&tidegate*:ok*", "+@all"),
     )
     server.start()
     try:
@@ -393,5 +393,12 @@ async def test_a_user_who_may_not_use_a_channel_is_told(tmp_path: Path, node: Ma
         with pytest.raises(BrokerUnavailable, match="not taken"):
             await one.broker.publish(Envelope("other", Message("x"), id="n-1", node="n"))
         await one.hears_itself("ok")
+        joined = [one.broker.subscribe(room) for room in ("ok 1", "secret", "ok 2")]
+        refused = await asyncio.gather(*joined, return_exceptions=True)
+        assert [type(answer) for answer in refused] == [type(None), BrokerUnavailable, type(None)]
+        for room in ("ok 1", "ok", "ok 2"):
+            await one.hears_itself(room)
+        statistics = one.broker.statistics()
+        assert (one.gaps, statistics.reconnects, statistics.rooms, statistics.errors["subscribe"]) == ([], 0, 3, 1)
     finally:
         server.stop()

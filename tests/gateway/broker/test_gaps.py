@@ -25,7 +25,7 @@ async def test_gaps_that_come_while_one_is_told_are_told_together() -> None:
         told.append(set(rooms))
         await gate.wait()
 
-    teller = GapTeller(on_gap)
+    teller = GapTeller(on_gap, pause_seconds=0)
     tasks = len(asyncio.all_tasks())
     for number in range(100):
         teller({f"r{number}", "always"})
@@ -44,7 +44,7 @@ async def test_a_plain_function_is_as_good_and_its_failing_is_logged(caplog: pyt
         told.append(rooms)
         raise RuntimeError("a bug")
 
-    teller = GapTeller(on_gap)
+    teller = GapTeller(on_gap, pause_seconds=0)
     for _ in range(2):
         teller({"r"})
         await asyncio.sleep(0.01)
@@ -52,6 +52,25 @@ async def test_a_plain_function_is_as_good_and_its_failing_is_logged(caplog: pyt
     await asyncio.sleep(0.01)
     assert told == [{"r"}, {"r"}]
     assert caplog.text.count("on_gap failed") == 2
+
+
+def test_a_telling_that_makes_the_next_gap_is_no_storm() -> None:
+    """An application may publish into the very room that loses: once a second."""
+
+    async def run() -> None:
+        told: list[Collection[str]] = []
+
+        def on_gap(rooms: Collection[str]) -> None:
+            told.append(rooms)
+            teller({"r"})
+
+        teller = GapTeller(on_gap)
+        teller({"r"})
+        await asyncio.sleep(9.5)
+        teller.stop()
+        assert len(told) == 10
+
+    run_virtual(lambda _: run())
 
 
 def test_a_server_tells_its_rooms_gap_when_they_are_live_again() -> None:

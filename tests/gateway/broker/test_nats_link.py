@@ -23,8 +23,12 @@ class _Server:
         self.open.set()
         self.pings = asyncio.Semaphore(0)
         self.gone = asyncio.Event()
+        self.missed: asyncio.Queue[str] = asyncio.Queue()
+        """What the link has told to have missed."""
+        self.writer: asyncio.StreamWriter
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.writer = writer
         writer.write(INFO)
         while line := await _line(reader):
             if not line.startswith(b"CONNECT"):
@@ -53,7 +57,9 @@ async def server() -> _Server:
 async def link(server: _Server) -> AsyncIterator[NatsLink]:
     listener = await asyncio.start_server(server.serve, "127.0.0.1", 0)
     port = listener.sockets[0].getsockname()[1]
-    made = await NatsEngine(Address.parse(f"nats://127.0.0.1:{port}")).connect(Events(*[lambda _: None] * 4))
+    made = await NatsEngine(Address.parse(f"nats://127.0.0.1:{port}")).connect(
+        Events(*[lambda _: None] * 3, server.missed.put_nowait)
+    )
     server.lines.clear()
     yield made
     await made.close()
@@ -84,6 +90,14 @@ async def test_who_no_longer_waits_takes_nobody_elses_confirmation(link: NatsLin
     server.open.set()
     assert await second == {}
     assert server.lines == [b"PUB tidegate.a 1", b"1", b"PING", b"PUB tidegate.a 1", b"2", b"PING"]
+
+
+async def test_a_right_that_is_taken_away_is_a_gap(link: NatsLink, server: _Server) -> None:
+    """It belongs to nothing that was said just now: the room is not heard any more, and nobody waits who could be told."""
+    await link.subscribe(["a"])
+    server.writer.write(b'-ERR \'Permissions Violation for Subscription to "tidegate.a" (sid "1")\'\r\n')
+    async with asyncio.timeout(5):
+        assert "tidegate.a" in await server.missed.get()
 
 
 async def test_a_closed_connection_says_so_at_once(link: NatsLink) -> None:

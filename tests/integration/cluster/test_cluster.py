@@ -149,7 +149,7 @@ class Scenarios:
         finally:
             cluster.proxy.to_client = as_it_is
         await cluster.crowd.all_hear(FOUND_OUT_SECONDS)
-        await eventually(lambda: cluster.ready(True, True, True), BACK_SECONDS, "all nodes ready")
+        await eventually(lambda: cluster.ready(True, True, True), FOUND_OUT_SECONDS, "all nodes ready")
         after = await cluster.figures()
         cluster.judge(before, after)
         assert after[cluster.nodes[0].name].gaps > before[cluster.nodes[0].name].gaps
