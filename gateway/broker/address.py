@@ -15,6 +15,7 @@ from ..errors import StartupError
 __all__ = ["Address"]
 
 DEFAULT_PORTS = {"redis": 6379, "rediss": 6379, "redis+cluster": 6379, "rediss+cluster": 6379, "nats": 4222, "tls": 4222}
+ONE_SERVER = ("redis", "rediss")
 TLS_SCHEMES = ("rediss", "rediss+cluster", "tls")
 _PREFIX = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _FILES = {"ca": "ca_file", "cert": "cert_file", "key": "key_file"}
@@ -41,6 +42,10 @@ class Address:
         parts = urlsplit(url)
         userinfo, _, hosts = parts.netloc.rpartition("@")
         username, _, password = userinfo.partition(":")
+        if "," in hosts and parts.scheme in ONE_SERVER:
+            raise StartupError(
+                f"{parts.scheme}:// is one server, with one host; those of a cluster are for {parts.scheme}+cluster://"
+            )
         return cls(
             scheme=parts.scheme,
             hosts=tuple(_host(one, DEFAULT_PORTS[parts.scheme]) for one in hosts.split(",")),

@@ -99,5 +99,8 @@ class Engine(Protocol):
     where: str
     """Its address without credentials."""
 
-    async def connect(self, events: Events) -> Link:
-        """A new link. Raises ``EngineError``, ``OSError``; a cancelled attempt leaves no socket behind."""
+    doors: int
+    """At how many addresses it can be entered; whichever is taken, a link is to the whole engine."""
+
+    async def connect(self, events: Events, door: int) -> Link:
+        """A new link, through a door. Raises ``EngineError``, ``OSError``; a cancelled attempt leaves no socket behind."""

@@ -55,13 +55,14 @@ class NatsEngine:
 
     def __init__(self, address: Address) -> None:
         self.where = address.where
+        self.doors = len(address.hosts)
         self._address = address
         self._tls = _Tls(address) if address.tls else None
 
-    async def connect(self, events: Events) -> NatsLink:
+    async def connect(self, events: Events, door: int) -> NatsLink:
         link = NatsLink(self._address, events)
         try:
-            await link.open(self._tls)
+            await link.open(*self._address.hosts[door], self._tls)
         except BaseException as error:
             await link.close()
             if isinstance(error, Error):
@@ -83,14 +84,14 @@ class NatsLink:
         self._rooms: dict[str, Subscription] = {}
         self._sink = _Sink(events)
 
-    async def open(self, tls: _Tls | None) -> None:
+    async def open(self, host: str, port: int, tls: _Tls | None) -> None:
         """Connect. Raises ``nats.errors.Error``, ``OSError``, ``EngineError``."""
         address = self._address
         if tls is not None:
             tls.used = False
         options: dict[str, Any] = {**self._credentials(tls), **({} if tls is None else {"tls": tls})}
         await self._client.connect(
-            [f"{address.scheme}://{quote(host) if ':' not in host else f'[{host}]'}:{port}" for host, port in address.hosts],
+            f"{address.scheme}://{quote(host) if ':' not in host else f'[{host}]'}:{port}",
             name=address.prefix,
             **options,
             allow_reconnect=False,

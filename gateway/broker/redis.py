@@ -33,11 +33,12 @@ class RedisEngine:
         self.where = address.where
         self._address = address
         self._cluster = cluster
+        self.doors = len(address.hosts)
 
-    async def connect(self, events: Events) -> RedisLink:
+    async def connect(self, events: Events, door: int) -> RedisLink:
         link = RedisLink(self._address, events, sharded=self._cluster)
         try:
-            await link.open(await self._route())
+            await link.open(await self._route(*self._address.hosts[door]))
         except (RedisError, OSError) as error:
             await link.close()
             raise engine_error(error, self._address) from None
@@ -46,16 +47,10 @@ class RedisEngine:
             raise
         return link
 
-    async def _route(self) -> Route:
+    async def _route(self, host: str, port: int) -> Route:
         if not self._cluster:
-            return [(range(REDIS_CLUSTER_HASH_SLOTS), self._address.hosts[0])]
-        error: Exception = EngineError("no server was asked")
-        for host, port in self._address.hosts:
-            try:
-                return _route_of(await ask(self._address, host, port, "CLUSTER", "SLOTS"), host)
-            except (RedisError, OSError) as failed:
-                error = failed
-        raise error
+            return [(range(REDIS_CLUSTER_HASH_SLOTS), (host, port))]
+        return _route_of(await ask(self._address, host, port, "CLUSTER", "SLOTS"), host)
 
 
 class RedisLink:

@@ -1,7 +1,9 @@
 """``Supervisor``: makes a link, has it served until it is lost, makes the next one after a pause. Nothing else ever connects.
 
 1. Pauses grow exponentially to a bound, with full jitter: all nodes lose an engine at once and are not to come back at once.
-2. Serving always ends in ``detach`` and in closing the link; ``stop`` interrupts connecting and pausing, never an end.
+2. An attempt tries every door of the engine, beginning with another one each time: one that is shut, frozen or leads elsewhere
+   keeps nobody out.
+3. Serving always ends in ``detach`` and in closing the link; ``stop`` interrupts connecting and pausing, never an end.
 """
 
 from __future__ import annotations
@@ -46,6 +48,7 @@ class Supervisor:
         self._failed = failed
         self._lost: asyncio.Future[None] | None = None
         self._hopeless = False
+        self._door = random.randrange(engine.doors)  # noqa: S311 - no secret; nodes are to spread over the doors
         self._closing = False
         self._is_idle = True  # connecting or pausing: it can be cancelled, there is nothing to clean up
         self._tried = asyncio.Event()
@@ -127,11 +130,26 @@ class Supervisor:
                 await link.close()
 
     async def _connect(self) -> Link:
+        """Each door may take half of the time that is left, the last one all of it."""
+        loop, doors, errors = asyncio.get_running_loop(), self._engine.doors, list[EngineError]()
+        deadline = loop.time() + self._options.connect_seconds
+        self._door += 1
+        for turn in range(doors):
+            left_seconds = deadline - loop.time()
+            try:
+                return await self._connect_through(
+                    (self._door + turn) % doors, left_seconds if turn == doors - 1 else left_seconds / 2
+                )
+            except EngineError as error:
+                errors.append(error)
+        raise min(errors, key=lambda error: error.permanent)  # hopeless is only what is so at every door
+
+    async def _connect_through(self, door: int, seconds: float) -> Link:
         try:
-            async with asyncio.timeout(self._options.connect_seconds):
-                return await self._engine.connect(self._events)
+            async with asyncio.timeout(seconds):
+                return await self._engine.connect(self._events, door)
         except TimeoutError:
-            raise EngineError(f"no connection within {self._options.connect_seconds:g} s") from None
+            raise EngineError(f"no connection within {seconds:.2g} s") from None
         except Exception as error:  # a fault in a client is no reason to stop trying
             raise as_engine_error(error) from error
 

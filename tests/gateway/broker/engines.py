@@ -18,6 +18,7 @@ class FakeEngine:
 
     name = "Fake"
     where = "nowhere:1"
+    doors = 1
 
     def __init__(self) -> None:
         self.failing: list[EngineError | OSError] = []
@@ -31,7 +32,7 @@ class FakeEngine:
         self.attempts: list[float] = []
         self.max_message_bytes: int | None = None
 
-    async def connect(self, events: Events) -> FakeLink:
+    async def connect(self, events: Events, door: int) -> FakeLink:
         self.attempts.append(asyncio.get_running_loop().time())
         if self.failing:
             raise self.failing.pop(0)

@@ -14,7 +14,9 @@ from gateway.errors import StartupError
 
 def test_everything_that_a_url_can_say() -> None:
     """Credentials, several hosts, a database, a prefix and files for TLS."""
-    address = Address.parse("rediss://us%40er:p%3Ass@a.example,[::1]:7000/3?prefix=blue-1&ca=/ca.pem&cert=/c.pem&key=/k.pem")
+    address = Address.parse(
+        "rediss+cluster://us%40er:p%3Ass@a.example,[::1]:7000/3?prefix=blue-1&ca=/ca.pem&cert=/c.pem&key=/k.pem"
+    )
     assert address.hosts == (("a.example", 6379), ("::1", 7000))
     assert (address.username, address.password, address.database) == ("us@er", "p:ss", 3)
     assert (address.prefix, address.ca_file, address.cert_file, address.key_file) == ("blue-1", "/ca.pem", "/c.pem", "/k.pem")
@@ -33,7 +35,9 @@ def test_little_needs_to_be_said() -> None:
     [
         ("redis://h/one", "number of a database"),
         ("redis://h:port", "cannot be read"),
-        ("redis://a,,b", "names no host"),
+        ("nats://a,,b", "names no host"),
+        ("redis://a,b", r"redis\+cluster"),
+        ("rediss://a:1,b:2", r"rediss\+cluster"),
         ("redis://h?prefix=a.b", "prefix"),
         ("redis://h?prefix=", "prefix"),
         ("redis://h?ca=/x", "rediss"),

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from gateway.broker import EngineBroker, EngineError, EngineOptions
+from gateway.broker.link import Events
 from gateway.broker.losses import GAPS_ROOM
 from gateway.envelope import Envelope
 from gateway.errors import BrokerUnavailable, TooBigForBroker
 from gateway.message import Message
-from tests.gateway.broker.engines import FakeEngine
+from tests.gateway.broker.engines import FakeEngine, FakeLink
 from tests.middleware.virtual_time import run_virtual
 
 OPTIONS = EngineOptions(
@@ -283,7 +284,7 @@ def test_an_engine_that_hangs_while_connecting_is_given_up() -> None:
     """An attempt has a time-out, and so has ``start``."""
 
     class Hanging(FakeEngine):
-        async def connect(self, events: object) -> Any:
+        async def connect(self, events: object, door: int) -> Any:
             await asyncio.Event().wait()
 
     async def run() -> None:
@@ -292,6 +293,39 @@ def test_an_engine_that_hangs_while_connecting_is_given_up() -> None:
             await node.start()
 
     run_virtual(lambda _: run())
+
+
+@pytest.mark.parametrize("shut", ["hangs", "refuses", "leads elsewhere"])
+def test_a_door_that_is_shut_keeps_nobody_out(shut: str) -> None:
+    """Of three, two: every attempt tries them all, within its time, whichever it begins with."""
+    tried: list[int] = []
+
+    class House(FakeEngine):
+        doors = 3
+
+        async def connect(self, events: Events, door: int) -> FakeLink:
+            tried.append(door)
+            if door == 1:
+                return await super().connect(events, door)
+            if shut == "hangs":
+                await asyncio.Event().wait()
+            raise OSError("refused") if shut == "refuses" else EngineError("not one of us", permanent=True)
+
+    async def run() -> None:
+        tried.clear()
+        began = asyncio.get_running_loop().time()
+        node = await Node(House()).start()
+        assert asyncio.get_running_loop().time() - began <= OPTIONS.connect_seconds
+        first = tried[0]
+        tried.clear()
+        node.engine.link.events.lost("gone")
+        await asyncio.sleep(0)
+        await node.until_up()
+        assert tried[0] == (first + 1) % 3
+        await node.broker.close()
+
+    for _ in range(10):
+        run_virtual(lambda _: run())
 
 
 def test_starting_tries_for_a_while_but_not_when_it_is_hopeless() -> None:

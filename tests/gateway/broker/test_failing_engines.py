@@ -226,6 +226,34 @@ async def test_ten_thousand_rooms_are_back_after_a_restart(own_engine: Server, n
 
 
 @pytest.mark.parametrize(
+    ("kind", "first"),
+    [
+        ("redis-cluster", "dead"),
+        ("redis-cluster", "frozen"),
+        ("redis-cluster", "of no cluster"),
+        ("nats", "dead"),
+        ("nats", "frozen"),
+    ],
+    indirect=["kind"],
+)
+async def test_any_host_of_several_lets_in(own_engine: Server, first: str, tmp_path: Path, node: Make) -> None:
+    """Whatever the others do, whichever is tried first."""
+    other = Redis(tmp_path, cluster=True)
+    other.start_without_slots()
+    try:
+        if first == "dead":
+            other.stop()
+        elif first == "frozen":
+            other.signal(signal.SIGSTOP)
+        url = f"{own_engine.scheme}://127.0.0.1:{other.port},127.0.0.1:{own_engine.port}"
+        for _ in range(5):  # which of them comes first is left to chance
+            one = await node(url, replace(QUICK, connect_seconds=1, start_seconds=1)).start("r")
+            await one.hears_itself("r")
+    finally:
+        other.stop()
+
+
+@pytest.mark.parametrize(
     ("kind", "options", "right", "wrong"),
     [
         (Redis, ("--requirepass", "s3cret"), ":s3cret", ":wr0ng"),

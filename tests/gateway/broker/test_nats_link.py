@@ -58,7 +58,7 @@ async def link(server: _Server) -> AsyncIterator[NatsLink]:
     listener = await asyncio.start_server(server.serve, "127.0.0.1", 0)
     port = listener.sockets[0].getsockname()[1]
     made = await NatsEngine(Address.parse(f"nats://127.0.0.1:{port}")).connect(
-        Events(*[lambda _: None] * 3, server.missed.put_nowait)
+        Events(*[lambda _: None] * 3, server.missed.put_nowait), 0
     )
     server.lines.clear()
     yield made
