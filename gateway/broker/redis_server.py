@@ -73,7 +73,7 @@ class RedisServer:
     def publish(self, messages: list[tuple[bytes, bytes]]) -> asyncio.Future[Refusals]:
         """Write ``(channel, data)``; the future is done when all are answered."""
         command = self._publish
-        return _open(self._publisher).say([_pack((command, channel, data)) for channel, data in messages], len(messages))
+        return _open(self._publisher).say([_pack((command, channel, data)) for channel, data in messages], len(messages), int)
 
     def subscribe(self, channels: list[bytes]) -> asyncio.Future[Refusals]:
         """Write it; the future is done when all are answered. A channel that is refused takes others with it."""
@@ -103,26 +103,26 @@ class RedisServer:
 
     def _tell(self, command: bytes, channels: list[bytes], step: int) -> asyncio.Future[Refusals]:
         commands = [_pack((command, *channels[start : start + step])) for start in range(0, len(channels), step)]
-        return _open(self._subscriber).say(commands, len(channels), step)
+        return _open(self._subscriber).say(commands, len(channels), list, step)
 
     def _role(self) -> asyncio.Future[Refusals]:
-        return _open(self._publisher).say([_pack((b"ROLE",))], 1)
+        return _open(self._publisher).say([_pack((b"ROLE",))], 1, list)
 
     def _published(self, reply: Any) -> None:
         """A reply to a publisher: how many subscribers got a message, a role, or an error."""
         if isinstance(reply, list) and reply[0] != b"master":
             raise _NotTheRightOne("the server is a replica; what is published there reaches nobody else")
-        _open(self._publisher).answered(self._refusal(reply) if isinstance(reply, ResponseError) else None)
+        _open(self._publisher).answered(reply, self._refusal(reply) if isinstance(reply, ResponseError) else None)
 
     def _heard(self, reply: Any) -> None:
         """What comes to a subscriber: a message, a confirmation, or an error."""
         if isinstance(reply, NoPermissionError):
-            _open(self._subscriber).answered(self._refusal(reply))
+            _open(self._subscriber).answered(reply, self._refusal(reply))
         elif isinstance(reply, ResponseError):
             raise EngineError(self._refusal(reply))
         elif reply[0] == self._message:
             self._events.received(reply[2])
-        elif not _open(self._subscriber).answered(None):  # a slot that moves away takes its subscriptions with it
+        elif not _open(self._subscriber).answered(reply):  # a slot that moves away takes its subscriptions with it
             raise _NotTheRightOne("the server has ended a subscription: the cluster has changed")
 
     def _refusal(self, reply: ResponseError) -> str:
@@ -138,11 +138,11 @@ class RedisServer:
 class _Expected:
     """Replies that are still to come, and who waits for them. A refusal is the one reply to all that a command asks for."""
 
-    __slots__ = ("count", "future", "left", "refusals", "step")
+    __slots__ = ("count", "future", "kind", "left", "refusals", "step")
 
-    def __init__(self, count: int, step: int) -> None:
+    def __init__(self, count: int, kind: type, step: int) -> None:
         self.count = self.left = count
-        self.step = step
+        self.kind, self.step = kind, step
         self.refusals: dict[int, str] = {}
         self.future: asyncio.Future[Refusals] = asyncio.get_running_loop().create_future()
 
@@ -158,21 +158,21 @@ class _Conversation:
         self._writer = _writer_of(connection)
         self._reader = asyncio.get_running_loop().create_task(self._read(), name="redis reader")
 
-    def say(self, commands: Iterable[bytes], replies: int, step: int = 1) -> asyncio.Future[Refusals]:
-        """Write, in the order of calling; the future is done when all replies, ``step`` to a command, are there.
+    def say(self, commands: Iterable[bytes], replies: int, kind: type, step: int = 1) -> asyncio.Future[Refusals]:
+        """Write, in the order of calling; the future is done when all replies of this kind, ``step`` to a command, are there.
 
         Raises:
             EngineError: the connection is closed.
         """
         if self._writer.is_closing():  # the reader hears of it a turn later than we
             raise EngineError(LOST)
-        expected = _Expected(replies, step)
+        expected = _Expected(replies, kind, step)
         self._writer.write(b"".join(commands))
         self._expected.append(expected)
         return expected.future
 
-    def answered(self, refusal: str | None) -> bool:
-        """One reply has come; False when none was due."""
+    def answered(self, reply: Any, refusal: str | None = None) -> bool:
+        """One reply has come; False when none was due. Raises ``EngineError`` when another kind of reply was."""
         if not self._expected:
             return False
         expected = self._expected[0]
@@ -180,6 +180,8 @@ class _Conversation:
         if refusal is not None:
             answered, place = min(expected.step, expected.left), expected.count - expected.left
             expected.refusals.update(dict.fromkeys(range(place, place + answered), refusal))
+        elif not isinstance(reply, expected.kind):
+            raise EngineError("a reply was lost on the way: what is answered is not what was asked")
         expected.left -= answered
         if not expected.left:
             self._expected.popleft()

@@ -20,6 +20,7 @@ from gateway.envelope import Envelope
 from gateway.errors import BrokerUnavailable, TooBigForBroker
 from gateway.message import Message
 from tests.certificates import make_certificates
+from tests.gateway.broker.conftest import Engines
 from tests.gateway.broker.test_contract import Listener, envelope
 from tests.proxies import Proxy
 from tests.servers import Nats, Redis, Server
@@ -370,6 +371,28 @@ async def test_redis_cuts_off_its_subscriber_and_that_is_a_gap(tmp_path: Path, n
         assert one.gaps == [{"r"}]
     finally:
         server.stop()
+
+
+async def test_replies_of_redis_that_are_lost_on_the_way_end_the_connection(engines: Engines, node: Make) -> None:
+    """Each later one would confirm what it does not mean."""
+    server = engines("redis")
+    proxy = Proxy(server.port)
+    await proxy.start()
+    one = await node(f"{server.url_at(proxy.port)}?prefix=replies", QUICK).start("r")
+    as_it_is = proxy.to_client
+
+    def drop_one(piece: bytes) -> bytes:
+        if piece != b":1\r\n":
+            return piece
+        proxy.to_client = as_it_is
+        return b""
+
+    proxy.to_client = drop_one
+    one.broker.post(envelope("r"))
+    await one.until(lambda: one.broker.statistics().reconnects == 1)
+    await one.hears_itself("r")
+    assert {"r"} in one.gaps
+    await proxy.stop()
 
 
 async def test_a_master_that_is_demoted_is_left(tmp_path: Path, node: Make) -> None:
