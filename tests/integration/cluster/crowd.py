@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -28,9 +29,13 @@ class Hole(NamedTuple):
     """Messages that a member did not hear."""
 
     publisher: str
+    """Its session."""
     publisher_node: str
     member_node: str
-    missing: int
+    missing: range
+    """Their numbers."""
+    heard_before: float
+    """When the member heard the last one before them; by ``time.monotonic``."""
 
 
 class Member:
@@ -44,6 +49,7 @@ class Member:
         self.sessions = 0
         self.heard: dict[str, int] = {}
         """The last number of every publisher's session, as heard in this session of the member."""
+        self._heard_at: dict[str, float] = {}
         self.sent = (f"{room}.0", -1)
         """A publisher's session, and its last number."""
         self._crowd = crowd
@@ -88,13 +94,14 @@ class Member:
         publisher, _, number = message.partition(":")
         session, _, publisher_node = publisher.partition("@")
         got, last = int(number), self.heard.get(session)
-        self.heard[session] = got
+        before, now = self._heard_at.get(session, 0.0), time.monotonic()
+        self.heard[session], self._heard_at[session] = got, now
         if last is None or got == last + 1:
             return
         if got <= last:
             self._crowd.wrong.append(f"{session}: {got} behind {last} on node {node.name}")
         else:
-            self._crowd.holes.append(Hole(session, publisher_node, node.name, got - last - 1))
+            self._crowd.holes.append(Hole(session, publisher_node, node.name, range(last + 1, got), before))
 
 
 class Crowd:
