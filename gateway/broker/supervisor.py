@@ -142,7 +142,7 @@ class Supervisor:
                 )
             except EngineError as error:
                 errors.append(error)
-        raise min(errors, key=lambda error: error.permanent)  # hopeless is only what is so at every door
+        raise EngineError("; ".join(dict.fromkeys(map(str, errors))), permanent=all(error.permanent for error in errors))
 
     async def _connect_through(self, door: int, seconds: float) -> Link:
         try:

@@ -328,6 +328,23 @@ def test_a_door_that_is_shut_keeps_nobody_out(shut: str) -> None:
         run_virtual(lambda _: run())
 
 
+def test_what_every_door_says_is_told() -> None:
+    """And it is hopeless only when all of them are."""
+
+    class House(FakeEngine):
+        doors = 2
+
+    async def run() -> None:
+        engine = House()
+        engine.failing = [EngineError("wrong password", permanent=True), OSError("refused")] * 20
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(BrokerUnavailable, match=r"wrong password; refused"):
+            await Node(engine).start()
+        assert asyncio.get_running_loop().time() - began >= OPTIONS.start_seconds
+
+    run_virtual(lambda _: run())
+
+
 def test_starting_tries_for_a_while_but_not_when_it_is_hopeless() -> None:
     """An engine that comes up late is waited for; a wrong password is not tried again."""
 
