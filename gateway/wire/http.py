@@ -1,14 +1,14 @@
 """``GuardedHttpProtocol``: uvicorn's httptools protocol class with every bound that a public listener needs.
 
-A request head has a size, a number of headers and a deadline that dripped bytes do not extend; connections that are not
-through with it are counted. What is refused is answered at once and its socket closed with a FIN behind the answer.
+1. A request head has a size, a number of headers and a deadline; connections that are not through with one are counted.
+2. Only while its client waits for an answer a connection has no deadline. None is extended by bytes that complete nothing.
+3. What is refused is answered at once and its socket closed with a FIN behind the answer.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
 from typing import Any, ClassVar, cast
 
 import httptools
@@ -19,25 +19,21 @@ from uvicorn.server import ServerState
 from .admission import Admission
 from .deadlines import NEVER
 from .descriptors import is_scarce
-from .handshake import HandshakeRequest, response
+from .handshake import HandshakeRequest
+from .intake import Intake
 from .lingering import Lingering
 from .options import WireOptions
 from .patience import Patience
 from .protocol import Ends, WireProtocol
+from .refusals import refusal
 from .wheel import Wheel, wheel_of
 
 __all__ = ["GuardedHttpProtocol", "http_protocol"]
 
 logger = logging.getLogger("tidegate.wire")
 
-_REFUSALS = {
-    400: b"not a valid HTTP request",
-    408: b"the request took too long",
-    414: b"the URL is too long",
-    426: b"a WebSocket handshake needs Connection: Upgrade and Upgrade: websocket",
-    431: b"the request's headers are too large",
-    503: b"too many connections are waiting",
-}
+_HEAD, _BODY, _NOTHING = range(3)
+"""What of a request is expected. Before the first it is a head; between two, nothing."""
 
 
 class _Refuse(Exception):
@@ -65,7 +61,8 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self.wheel: Wheel = wheel_of(self.loop)
         self.wheel_tick: int | None = None
         self._deadline = NEVER
-        self._in_head = True
+        self._expected = _HEAD
+        self._body = bytearray()
         self._begun = False  # in the chunk that is being parsed
         self._head_bytes = self._unfinished_bytes = 0
         self._refused = self._upgrading = False
@@ -78,18 +75,22 @@ class GuardedHttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in the base
         """A client has connected."""
         super().connection_made(transport)
+        self.flow: Intake = Intake(transport, self.loop, self._feed)
         now = self.loop.time()
         self._set_deadline(now + self.options.handshake_timeout_seconds)
-        if is_scarce(transport, self.options.reserved_descriptors) or not self.admission.enter(
-            self, self.client[0] if self.client else "", now
-        ):
+        if is_scarce(transport, self.options.reserved_descriptors) or not self._enter(now):
             self._refuse(503)
+
+    def _enter(self, now: float) -> bool:
+        return self.admission.enter(self, self.client[0] if self.client else "", now)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has gone."""
         self._through()
         if self._patience is not None:
             self._patience.end()
+        self._disconnect()
+        self.flow.release()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -111,8 +112,12 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._refuse(503)
 
     def on_timer(self, now: float) -> None:
-        """The head or the body is overdue (``wheel.Timed``)."""
-        if self._in_head or self.cycle is None or not self.cycle.response_started:
+        """What is expected is overdue (``wheel.Timed``)."""
+        if self.flow.read_paused:  # by the app: it is not the client who is late
+            self._set_deadline(now + self.options.handshake_timeout_seconds)
+        elif self._expected == _NOTHING:
+            self.timeout_keep_alive_handler()
+        elif self._expected == _HEAD or not self.cycle.response_started:
             self._refuse(408)
         else:
             self.transport.abort()
@@ -129,13 +134,18 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self.admission.leave(self)
         self._set_deadline(NEVER)
 
+    def _expect_more(self) -> None:
+        """A client that is not waiting for us has so long for the rest of its request, or to begin the next."""
+        if self._deadline == NEVER and self.cycle.response_complete and not self.transport.is_closing():
+            self._set_deadline(self.loop.time() + self.timeout_keep_alive)
+
     # Bytes
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the client."""
-        if self._refused:
-            return
-        self._unset_keepalive_if_required()
+        self.flow.take(data)
+
+    def _feed(self, data: bytes) -> None:
         self._begun = False
         try:
             self.parser.feed_data(data)
@@ -145,7 +155,8 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             cause = error.__context__
             self._refuse(cause.status if isinstance(cause, _Refuse) else 400)
         else:
-            if self._in_head and not self._begun:
+            self._hand_over_body()
+            if self._expected == _HEAD and not self._begun:
                 self._unfinished_bytes += len(data)
                 if self._unfinished_bytes > self.options.head_bytes:
                     self._refuse(414 if len(self.url) > self.options.url_bytes else 431)
@@ -155,10 +166,14 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         super().on_message_begin()
         if len(self.pipeline) >= self.options.pipelined_requests:
             raise _Refuse(503)
-        self._in_head = self._begun = True
+        self._begun = True
         self._head_bytes = self._unfinished_bytes = 0
-        if self._deadline == NEVER:
-            self._set_deadline(self.loop.time() + self.options.handshake_timeout_seconds)
+        if self._expected == _NOTHING:
+            self._expected = _HEAD
+            now = self.loop.time()
+            self._set_deadline(now + self.options.handshake_timeout_seconds)
+            if not self._enter(now):
+                raise _Refuse(503)
 
     def on_url(self, url: bytes) -> None:
         """A part of the request target (called by the parser)."""
@@ -177,7 +192,6 @@ class GuardedHttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The head is whole (called by the parser)."""
-        self._in_head = False
         self._upgrading = self._get_upgrade() == b"websocket" and self._should_upgrade_to_ws()
         if self._upgrading and self.parser.should_upgrade():
             self.scope["method"] = self.parser.get_method().decode("ascii")
@@ -191,6 +205,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         if hosts > 1 or (hosts == 0 and self.parser.get_http_version() == "1.1"):
             raise _Refuse(400)  # RFC 9112 §3.2
         self._through()
+        self._expected = _BODY
         if self.options.body_timeout_seconds is not None:
             self._set_deadline(self.loop.time() + self.options.body_timeout_seconds)
         super().on_headers_complete()
@@ -199,11 +214,30 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._running = cycle
         super()._start_asgi_task(cycle, app)
 
+    def on_body(self, body: bytes) -> None:
+        """A part of the body, of one byte perhaps (called by the parser): handed over with the others of its slice."""
+        self._body += body
+
+    def _hand_over_body(self) -> None:
+        if self._body:
+            body, self._body = bytes(self._body), bytearray()
+            super().on_body(body)
+
     def on_message_complete(self) -> None:
         """The body is whole, too (called by the parser)."""
-        if not (self.parser.should_upgrade() and self._should_upgrade()):  # then the deadline goes on to the 101
-            self._set_deadline(NEVER)
+        if self.parser.should_upgrade() and self._should_upgrade():
+            return  # the deadline goes on to the 101
+        self._hand_over_body()
         super().on_message_complete()
+        self._expected = _NOTHING
+        self._set_deadline(NEVER)
+        self._expect_more()
+
+    def on_response_complete(self) -> None:
+        """The answer is written (called by the request)."""
+        super().on_response_complete()
+        self._unset_keepalive_if_required()  # any byte would stop that clock
+        self._expect_more()
 
     # Upgrades
 
@@ -231,6 +265,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         )  # fmt: skip
         self.connections.discard(self)
         self.wheel.cancel(self)
+        rest += self.flow.release()
         self.parser = cast(Any, None)
         if isinstance(protocol, WireProtocol):
             self.transport.set_protocol(protocol)
@@ -261,28 +296,20 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         logger.debug("request refused with %d", status)
         running = self._running
         if running is None or running.response_complete or not running.response_started:
-            self.transport.write(self._refusal(status))
+            self.transport.write(refusal(status, self.headers, self.server_state.default_headers))
         self.connections.discard(self)
-        for cycle in (running, self.cycle):
-            if cycle is not None:
-                cycle.disconnected = True
-                cycle.message_event.set()
-        self.pipeline.clear()
+        self._disconnect()
+        self.flow.release()
         self.parser = cast(Any, None)
         Lingering.take_over(self.transport, self.connections, self.loop, self.options.close_timeout_seconds)
 
-    def _refusal(self, status: int) -> bytes:
-        extra: Iterable[tuple[bytes, bytes]] = {
-            426: [(b"upgrade", b"websocket"), (b"sec-websocket-version", b"13")],
-            503: [(b"retry-after", b"1")],
-        }.get(status, ())
-        if status == 400 and self.headers and any(name == b"sec-websocket-key" for name, _ in self.headers):
-            extra = [(b"sec-websocket-version", b"13")]
-        body = _REFUSALS[status]
-        return response(status, [
-            *self.server_state.default_headers, *extra, (b"content-type", b"text/plain; charset=utf-8"),
-            (b"content-length", b"%d" % len(body)), (b"connection", b"close"),
-        ], body)  # fmt: skip
+    def _disconnect(self) -> None:
+        """Tell the app, of the request that is being answered and of the newest; those between them have not begun."""
+        for cycle in (self._running, self.cycle):
+            if cycle is not None and not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
+        self.pipeline.clear()
 
 
 def http_protocol(options: WireOptions, websocket: type[WireProtocol] | None = None) -> type[GuardedHttpProtocol]:
