@@ -265,19 +265,23 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         )  # fmt: skip
         self.connections.discard(self)
         self.wheel.cancel(self)
+        if self._patience is not None:
+            self._patience.end()
         rest += self.flow.release()
         self.parser = cast(Any, None)
         if isinstance(protocol, WireProtocol):
             self.transport.set_protocol(protocol)
             ends = Ends(self.server, self.client, self.scheme == "https")
             protocol.take_over(self.transport, ends, request, rest, self._deadline, self, self.admission)
-            return
-        self.admission.leave(self)
-        head = [b"%s %s HTTP/1.1\r\n" % (request.method.encode(), request.target)]
-        head += [b"%s: %s\r\n" % header for header in request.headers]
-        protocol.connection_made(self.transport)
-        protocol.data_received(b"".join([*head, b"\r\n"]))
-        self.transport.set_protocol(protocol)
+        else:
+            self.admission.leave(self)
+            head = [b"%s %s HTTP/1.1\r\n" % (request.method.encode(), request.target)]
+            head += [b"%s: %s\r\n" % header for header in request.headers]
+            protocol.connection_made(self.transport)
+            protocol.data_received(b"".join([*head, b"\r\n"]))
+            self.transport.set_protocol(protocol)
+        if self.flow.write_paused:  # by an answer that its client has not read yet; the transport will not say it again
+            protocol.pause_writing()
 
     # Refusing
 

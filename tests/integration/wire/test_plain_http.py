@@ -165,6 +165,64 @@ async def test_who_leaves_with_requests_in_the_pipeline_has_left() -> None:
     assert paths == ["/"]
 
 
+# Behind an answer that is not read
+
+
+async def long_answer(scope: Any, receive: Any, send: Any) -> None:
+    """Eight megabytes over HTTP; over a WebSocket, as much as ``send`` takes."""
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.accept"})
+        while True:
+            await send({"type": "websocket.send", "bytes": bytes(64_000)})
+            await asyncio.sleep(0)
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"8000000")]})
+    await send({"type": "http.response.body", "body": bytes(8_000_000)})
+
+
+async def test_an_upgrade_behind_an_unread_answer_waits_for_it() -> None:
+    """Nothing is added to what the client does not read, and the write deadline ends it."""
+    async with serving(long_answer, write_timeout_seconds=0.5) as served:
+        client = await Raw.connect(served.port, receive_buffer=4096)
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        client.send(GET)
+        await until(lambda: any(getattr(one, "_patience", None) for one in served.connections))
+        client.send(request())
+        largest = 0
+
+        def over() -> bool:
+            nonlocal largest
+            largest = max([largest, *(one.transport.get_write_buffer_size() for one in served.connections)])
+            return not served.connections and not served.server.server_state.tasks
+
+        await until(over)
+        assert largest < 8_000_000
+        await client.close()
+
+
+async def test_a_client_that_reads_the_answer_has_its_upgrade() -> None:
+    """The answer's deadline ends with the answer; the connection behind it stays."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await (long_answer if scope["type"] == "http" else echo)(scope, receive, send)
+
+    async with serving(app, write_timeout_seconds=0.3) as served:
+        client = await Raw.connect(served.port)
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        client.send(GET)
+        await until(lambda: any(getattr(one, "_patience", None) for one in served.connections))
+        client.send(request())
+        client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        head = await client.reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 ")
+        await client.reader.readexactly(8_000_000)
+        assert (await client.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
+        await asyncio.sleep(0.7)
+        client.send(masked(0x81, b"hi"))
+        assert await client.frame() == (0x81, b"hi")
+        await client.close()
+
+
 # Bodies
 
 
@@ -215,7 +273,8 @@ async def test_a_body_of_tiny_chunks_is_handed_over_in_slices(monkeypatch: pytes
     [
         test_a_body_that_has_no_deadline_has_one_when_it_is_answered, test_a_second_request_counts_as_the_first_did,
         test_an_upgrade_on_a_kept_connection_is_pending_until_it_is_accepted,
-        test_who_leaves_with_requests_in_the_pipeline_has_left,
+        test_who_leaves_with_requests_in_the_pipeline_has_left, test_an_upgrade_behind_an_unread_answer_waits_for_it,
+        test_a_client_that_reads_the_answer_has_its_upgrade,
     ],
 )  # fmt: skip
 def test_under_uvloop_too(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
