@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, MutableMapping, Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -63,6 +63,7 @@ __all__ = [
     "client_keys",
     "deny",
     "header",
+    "is_listed",
     "payload_bytes",
     "user_id",
 ]
@@ -193,14 +194,14 @@ def client_host(scope: Scope, trusted_proxies: Sequence[str] = ()) -> str:
     """
     client = scope.get("client")
     host = str(client[0]) if client else ""
-    if not trusted_proxies or not _is_trusted(host, trusted_proxies):
+    if not trusted_proxies or not is_listed(host, trusted_proxies):
         return host
     forwarded = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for").decode("latin-1")
     for candidate in reversed([part.strip() for part in forwarded.split(",") if part.strip()]):
         if not _is_address(candidate):
             return host
         host = candidate
-        if not _is_trusted(candidate, trusted_proxies):
+        if not is_listed(candidate, trusted_proxies):
             break
     return host
 
@@ -239,15 +240,16 @@ def _is_address(text: str) -> bool:
     return "%" not in text  # a zone is free text, and means nothing here
 
 
-def _is_trusted(host: str, trusted_proxies: Sequence[str]) -> bool:
-    if "*" in trusted_proxies:
+def is_listed(host: str, networks: Collection[str]) -> bool:
+    """Whether ``host`` is in ``networks``: addresses, networks or ``*``. A name is in it only as it is written."""
+    if "*" in networks:
         return True
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
-        return host in trusted_proxies
+        return host in networks
     mapped = getattr(address, "ipv4_mapped", None)  # how a socket for both families names an IPv4 peer
-    return any((mapped or address) in ipaddress.ip_network(network, strict=False) for network in trusted_proxies)
+    return any((mapped or address) in ipaddress.ip_network(network, strict=False) for network in networks)
 
 
 def user_id(user: Any) -> str:

@@ -10,7 +10,7 @@ import functools
 import ipaddress
 from typing import Protocol
 
-from middleware.asgi import client_key
+from middleware.asgi import client_key, is_listed
 
 __all__ = ["Admission", "Pending"]
 
@@ -22,13 +22,7 @@ _key = functools.lru_cache(maxsize=4096)(client_key)
 @functools.lru_cache(maxsize=4096)
 def _is_exempt(host: str, exempt: frozenset[str]) -> bool:
     """True for a load balancer, and for who has no address: all of them come through one Unix socket."""
-    if not host or "*" in exempt or host in exempt:
-        return True
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return any(address in ipaddress.ip_network(network, strict=False) for network in exempt)
+    return not host or is_listed(host, exempt)
 
 
 class Pending(Protocol):

@@ -36,10 +36,18 @@ def test_an_ipv6_site_is_one_client() -> None:
 
 
 @pytest.mark.parametrize(
-    ("exempt", "host"), [("192.0.2.1", "192.0.2.1"), ("192.0.2.0/24", "192.0.2.1"), ("*", "anywhere"), ("192.0.2.1", "")]
-)  # fmt: skip
+    ("exempt", "host"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("192.0.2.0/24", "192.0.2.1"),
+        ("192.0.2.0/24", "::ffff:192.0.2.1"),
+        ("2001:db8::/32", "2001:db8::1"),
+        ("*", "anywhere"),
+        ("192.0.2.1", ""),
+    ],
+)
 def test_a_load_balancer_may_be_exempt(exempt: str, host: str) -> None:
-    """From the cap per client only; so is everybody behind a Unix socket."""
+    """From the cap per client only, also where a socket for both families names it; so is everybody behind a Unix socket."""
     admission = Admission(total=3, per_client=1, exempt=frozenset({exempt}))
     assert [admission.enter(Client(), host, 0) for _ in range(4)] == [True, True, True, False]
 
