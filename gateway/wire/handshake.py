@@ -33,10 +33,12 @@ __all__ = [
     "HeaderList",
     "Refused",
     "agreed_at_once",
+    "has_valid_host",
     "judged",
     "negotiate",
     "parse_head",
     "response",
+    "tokens",
 ]
 
 HeaderList = list[tuple[bytes, bytes]]
@@ -72,6 +74,12 @@ class HandshakeRequest:
     target: bytes
     http_version: str
     headers: HeaderList
+
+    def head(self, without: bytes = b"") -> bytes:
+        """As bytes, less the headers of the name ``without``."""
+        lines = [b"%s %s HTTP/%s" % (self.method.encode(), self.target, self.http_version.encode())]
+        lines += [b"%s: %s" % header for header in self.headers if header[0] != without]
+        return b"\r\n".join([*lines, b"", b""])
 
 
 class Agreement(NamedTuple):
@@ -161,6 +169,9 @@ def _subprotocols(offered: bytes | None) -> list[str]:
 def judged(request: HandshakeRequest, handshaker: ServerProtocol) -> Agreement:
     """The agreement, or ``Refused``, as the library finds it."""
     relevant = Headers((name.decode(), value.decode("latin-1")) for name, value in request.headers if name in _NEGOTIATED)
+    if b"websocket" in tokens(request.headers, b"upgrade"):
+        del relevant["Upgrade"]
+        relevant["Upgrade"] = "websocket"  # of several the server chooses (RFC 9110 §7.8); the library wants it alone
     version = relevant.get_all("sec-websocket-version")
     if len(version) == 1 and version[0] != "13" and request.method == "GET":
         raise Refused(426, "version 13 of the WebSocket protocol is spoken here", _UPGRADE_HEADERS)
@@ -211,14 +222,25 @@ def _split_target(target: bytes) -> tuple[bytes, bytes]:
 
 
 def _check_head(request: HandshakeRequest) -> None:
-    hosts = [value for name, value in request.headers if name == b"host"]
-    if len(hosts) != 1 or _HOST.fullmatch(hosts[0]) is None:
-        raise Refused(400, "one valid Host header is needed")  # RFC 9112 §3.2
+    if not has_valid_host(request.headers):
+        raise Refused(400, "one valid Host header is needed")
     for name, value in request.headers:
         if name == b"transfer-encoding" or (name == b"content-length" and value != b"0"):
             raise Refused(400, "a request for an upgrade has no body here")
     if b"".join([value for _, value in request.headers]).translate(None, _VALUE_BYTES):
         raise Refused(400, "a header has a value with control characters")
+
+
+def has_valid_host(headers: HeaderList, *, required: bool = True) -> bool:
+    """One ``Host``, and what it may be (RFC 9112 §3.2); none is enough where it is not ``required``, as in HTTP/1.0."""
+    hosts = [value for name, value in headers if name == b"host"]
+    return _HOST.fullmatch(hosts[0]) is not None if len(hosts) == 1 else not hosts and not required
+
+
+def tokens(headers: HeaderList, name: bytes) -> list[bytes]:
+    """The members of a list (RFC 9110 §5.6.1), however many headers of that name it is written in; in lower case."""
+    listed = b",".join([value for header, value in headers if header == name])
+    return [token.strip() for token in listed.lower().split(b",")]
 
 
 def response(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes = b"") -> bytes:

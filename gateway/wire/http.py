@@ -19,7 +19,7 @@ from uvicorn.server import ServerState
 from .admission import Admission
 from .deadlines import NEVER
 from .descriptors import is_scarce
-from .handshake import HandshakeRequest
+from .handshake import HandshakeRequest, has_valid_host, tokens
 from .intake import Intake
 from .lingering import Lingering
 from .options import WireOptions
@@ -150,7 +150,11 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self._upgrade(data[upgrade.args[0] :])
+            rest = data[upgrade.args[0] :]
+            if self._upgrading:
+                self._upgrade(rest)
+            else:
+                self._feed(self._head_without_upgrade() + rest)
         except httptools.HttpParserError as error:
             cause = error.__context__
             self._refuse(cause.status if isinstance(cause, _Refuse) else 400)
@@ -188,22 +192,27 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._head_bytes += size
         if len(self.headers) >= options.headers or size > options.header_bytes or self._head_bytes > options.head_bytes:
             raise _Refuse(431)
-        super().on_header(name, value)
+        super().on_header(name, value.rstrip(b" \t"))  # RFC 9112 §5.1: what surrounds a value is not of it
 
     def on_headers_complete(self) -> None:
         """The head is whole (called by the parser)."""
-        self._upgrading = self._get_upgrade() == b"websocket" and self._should_upgrade_to_ws()
-        if self._upgrading and self.parser.should_upgrade():
-            self.scope["method"] = self.parser.get_method().decode("ascii")
+        self.scope["method"] = self.parser.get_method().decode("ascii")
+        self._upgrading = (
+            self.parser.should_upgrade() and self._should_upgrade_to_ws() and b"websocket" in tokens(self.headers, b"upgrade")
+        )
+        if self._upgrading:
             for name, value in self.headers:
                 if name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0")):
                     raise _Refuse(400)
             return
         if self._wants_websocket():
             raise _Refuse(426)
-        hosts = sum(name == b"host" for name, _ in self.headers)
-        if hosts > 1 or (hosts == 0 and self.parser.get_http_version() == "1.1"):
-            raise _Refuse(400)  # RFC 9112 §3.2
+        if not has_valid_host(self.headers, required=self.parser.get_http_version() == "1.1"):
+            raise _Refuse(400)
+        if self.parser.should_upgrade():
+            if self.scope["method"] == "CONNECT":
+                raise _Refuse(400)
+            return  # it begins again, without
         self._through()
         self._expected = _BODY
         if self.options.body_timeout_seconds is not None:
@@ -225,8 +234,8 @@ class GuardedHttpProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The body is whole, too (called by the parser)."""
-        if self.parser.should_upgrade() and self._should_upgrade():
-            return  # the deadline goes on to the 101
+        if self.parser.should_upgrade():
+            return  # the head's deadline goes on: to the 101, or until it is read again
         self._hand_over_body()
         super().on_message_complete()
         self._expected = _NOTHING
@@ -241,12 +250,6 @@ class GuardedHttpProtocol(HttpToolsProtocol):
 
     # Upgrades
 
-    def _get_upgrade(self) -> bytes | None:
-        connection = b",".join([value for name, value in self.headers if name == b"connection"]).lower()
-        if b"upgrade" not in [token.strip() for token in connection.split(b",")]:
-            return None
-        return next((value.strip().lower() for name, value in self.headers if name == b"upgrade"), None)
-
     def _should_upgrade(self) -> bool:
         """Asked for every part of a request, decided once its head is whole."""
         return self._upgrading
@@ -254,11 +257,21 @@ class GuardedHttpProtocol(HttpToolsProtocol):
     def _wants_websocket(self) -> bool:
         return self._should_upgrade_to_ws() and any(name == b"sec-websocket-key" for name, _ in self.headers)
 
+    def _request(self) -> HandshakeRequest:
+        return HandshakeRequest(self.scope["method"], self.url, self.parser.get_http_version(), self.headers)
+
+    def _head_without_upgrade(self) -> bytes:
+        """An upgrade to something else is ignored (RFC 9110 §7.8). The parser takes no body of it, so it gets another head."""
+        head = self._request().head(without=b"upgrade")
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        return head
+
     def _upgrade(self, rest: bytes) -> None:
-        if not self._should_upgrade() or (self.cycle is not None and not self.cycle.response_complete):
-            self._refuse(400)  # to something else, or behind a request that is not answered yet
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._refuse(400)
             return
-        request = HandshakeRequest(self.scope["method"], self.url, self.parser.get_http_version(), self.headers)
+        request = self._request()
         protocol_class: Any = self.ws_protocol_class
         protocol = protocol_class(
             config=self.config, server_state=self.server_state, app_state=self.app_state, _loop=self.loop
@@ -275,10 +288,8 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             protocol.take_over(self.transport, ends, request, rest, self._deadline, self, self.admission)
         else:
             self.admission.leave(self)
-            head = [b"%s %s HTTP/1.1\r\n" % (request.method.encode(), request.target)]
-            head += [b"%s: %s\r\n" % header for header in request.headers]
             protocol.connection_made(self.transport)
-            protocol.data_received(b"".join([*head, b"\r\n"]))
+            protocol.data_received(request.head())
             self.transport.set_protocol(protocol)
         if self.flow.write_paused:  # by an answer that its client has not read yet; the transport will not say it again
             protocol.pause_writing()

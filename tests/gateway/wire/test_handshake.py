@@ -59,6 +59,20 @@ def test_extensions_are_judged_where_there_are_any() -> None:
     assert agreed_at_once(request(PLAIN), shared) == judged(request(PLAIN), shared)
 
 
+@pytest.mark.parametrize("value", [b"websocket, h2c", b"h2c,WebSocket", b"websocket,"])
+def test_websocket_may_be_one_of_several_upgrades(value: bytes) -> None:
+    """The header is a list; we choose what we speak."""
+    assert negotiate(request(PLAIN | {b"upgrade": value}), handshaker()).agreement == judged(request(PLAIN), handshaker())
+
+
+@pytest.mark.parametrize("value", [b"h2c", b"websocket/13, h2c", b"web, socket"])
+def test_another_upgrade_is_none_of_ours(value: bytes) -> None:
+    """426 with the one that we speak."""
+    with pytest.raises(Refused) as refused:
+        negotiate(request(PLAIN | {b"upgrade": value}), handshaker())
+    assert (refused.value.status, (b"upgrade", b"websocket") in refused.value.headers) == (426, True)
+
+
 def test_the_answer_is_that_of_the_specification() -> None:
     """The key and the answer to it of RFC 6455 §1.3."""
     assert (b"sec-websocket-accept", b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=") in negotiate(request(PLAIN), handshaker()).agreement.headers

@@ -165,6 +165,84 @@ async def test_who_leaves_with_requests_in_the_pipeline_has_left() -> None:
     assert paths == ["/"]
 
 
+# Heads
+
+H2C = b"Host: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n"
+
+
+async def said(scope: Any, receive: Any, send: Any) -> None:
+    """Answers with method, path and body."""
+    body, more = b"", True
+    while more:
+        event = await receive()
+        body, more = body + event["body"], event["more_body"]
+    text = b"%s %s %s;" % (scope["method"].encode(), scope["raw_path"], body)
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(text))]})
+    await send({"type": "http.response.body", "body": text})
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+@pytest.mark.parametrize(
+    ("body", "seen"),
+    [
+        (b"\r\n", b""),
+        (b"Content-Length: 24\r\n\r\nGET /inner HTTP/1.1\r\n\r\n\n", b"GET /inner HTTP/1.1\r\n\r\n\n"),
+        (b"Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n", b"ab"),
+        (b"Connection: close\r\nContent-Length: 2\r\n\r\nab", b"ab"),
+    ],
+    ids=["no body", "a length", "chunks", "the last request"],
+)
+async def test_an_upgrade_to_something_else_is_ignored(body: bytes, seen: bytes, version: bytes) -> None:
+    """RFC 9110 §7.8: the request is answered as if it had not asked; its body is its body, and what comes behind is the next."""
+    async with serving(said) as served:
+        client = await Raw.connect(served.port)
+        client.send(b"POST /a HTTP/" + version + b"\r\n" + H2C + body + GET.replace(b"a", b"a\r\nConnection: close"))
+        answers = await client.rest()
+        await client.close()
+    assert answers.startswith(b"HTTP/1.1 200 ")
+    assert b"POST /a " + seen + b";" in answers
+    only = version == b"1.0" or b"close" in body
+    assert answers.count(b"HTTP/1.1 ") == (1 if only else 2)
+    assert answers.endswith(b";" if only else b"GET / ;")
+
+
+@pytest.mark.parametrize("split", [1, 40, 90, 140])
+async def test_it_is_ignored_however_it_comes(split: int) -> None:
+    """In parts, and one behind the other."""
+    data = (b"GET /a HTTP/1.1\r\n" + H2C + b"\r\n") * 3
+    async with serving(said) as served:
+        client = await Raw.connect(served.port)
+        client.send(data[:split])
+        await asyncio.sleep(0.05)
+        client.send(data[split:])
+        for _ in range(3):
+            assert (await client.reader.readuntil(b"GET /a ;")).startswith(b"HTTP/1.1 200 ")
+        assert len(served.http.admission) == 0
+        await client.close()
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: a b/c@d\r\n\r\n", 400),
+        (b"GET / HTTP/1.0\r\nHost: a/b\r\n\r\n", 400),
+        (b"GET / HTTP/1.0\r\n\r\n", 200),
+        (b"GET / HTTP/1.1\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost:\r\n\r\n", 200),
+        (b"GET / HTTP/1.1\r\nHost: [::1]:80 \r\n\r\n", 200),
+        (b"CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n", 400),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+    ],
+)
+async def test_the_rules_of_heads(head: bytes, status: int) -> None:
+    """A ``Host`` is a host, as in a handshake; a proxy or HTTP/2 is not what is spoken here."""
+    async with serving(answer) as served:
+        client = await Raw.connect(served.port)
+        client.send(head)
+        assert (await client.reader.readline()).startswith(b"HTTP/1.1 %d " % status)
+        await client.close()
+
+
 # Behind an answer that is not read
 
 
