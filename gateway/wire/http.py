@@ -1,39 +1,26 @@
 """``GuardedHttpProtocol``: uvicorn's httptools protocol class with every bound that a public listener needs.
 
-1. A request head has a size, a number of headers and a deadline; connections that are not through with one are counted.
-2. Only while its client waits for an answer a connection has no deadline. None is extended by bytes that complete nothing.
-3. What is refused is answered at once and its socket closed with a FIN behind the answer.
+A request head has a size and a number of headers; what an upgrade needs is looked at here, too. How long everything may take, and
+how many may be on their way, is ``http_connection``'s.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import httptools
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from .admission import Admission
 from .deadlines import NEVER
-from .descriptors import is_scarce
 from .handshake import HandshakeRequest, has_valid_host, tokens
-from .intake import Intake
-from .lingering import Lingering
+from .http_connection import BODY, HEAD, NOTHING, HttpConnection
 from .options import WireOptions
-from .patience import Patience
 from .protocol import Ends, WireProtocol
-from .refusals import refusal
-from .wheel import Wheel, wheel_of
 
 __all__ = ["GuardedHttpProtocol", "http_protocol"]
-
-logger = logging.getLogger("tidegate.wire")
-
-_HEAD, _BODY, _NOTHING = range(3)
-"""What of a request is expected. Before the first it is a head; between two, nothing."""
 
 
 class _Refuse(Exception):
@@ -44,11 +31,8 @@ class _Refuse(Exception):
         self.status = status
 
 
-class GuardedHttpProtocol(HttpToolsProtocol):
+class GuardedHttpProtocol(HttpConnection):
     """A protocol class for uvicorn's ``http=``. Its bounds are the class attribute ``options``."""
-
-    options: ClassVar[WireOptions] = WireOptions()
-    admission: ClassVar[Admission] = WireProtocol.admission
 
     def __init__(
         self,
@@ -58,92 +42,12 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self.wheel: Wheel = wheel_of(self.loop)
-        self.wheel_tick: int | None = None
-        self._deadline = NEVER
-        self._expected = _HEAD
+        self._upgrading = False
         self._body = bytearray()
-        self._begun = False  # in the chunk that is being parsed
+        self._begun = False  # in the slice that is being parsed
         self._head_bytes = self._unfinished_bytes = 0
-        self._refused = self._upgrading = False
-        self._patience: Patience | None = None
-        self._running: RequestResponseCycle | None = None
-        """The request that is being answered; ``cycle`` is the newest, which may still wait in the pipeline."""
-
-    # The socket
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in the base
-        """A client has connected."""
-        super().connection_made(transport)
-        self.flow: Intake = Intake(transport, self.loop, self._feed)
-        now = self.loop.time()
-        self._set_deadline(now + self.options.handshake_timeout_seconds)
-        if is_scarce(transport, self.options.reserved_descriptors) or not self._enter(now):
-            self._refuse(503)
-
-    def _enter(self, now: float) -> bool:
-        return self.admission.enter(self, self.client[0] if self.client else "", now)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The client has gone."""
-        self._through()
-        if self._patience is not None:
-            self._patience.end()
-        self._disconnect()
-        self.flow.release()
-        super().connection_lost(exc)
-
-    def pause_writing(self) -> None:
-        """The client does not read as fast as it is answered (called by the transport)."""
-        super().pause_writing()
-        if self.options.write_timeout_seconds is not None:
-            if self._patience is None:
-                self._patience = Patience(self.transport, self.loop, self.options.write_timeout_seconds)
-            self._patience.begin()
-
-    def resume_writing(self) -> None:
-        """It has caught up (called by the transport)."""
-        super().resume_writing()
-        if self._patience is not None:
-            self._patience.end()
-
-    def evict(self) -> None:
-        """Others need the place (``admission.Pending``)."""
-        self._refuse(503)
-
-    def on_timer(self, now: float) -> None:
-        """What is expected is overdue (``wheel.Timed``)."""
-        if self.flow.read_paused:  # by the app: it is not the client who is late
-            self._set_deadline(now + self.options.handshake_timeout_seconds)
-        elif self._expected == _NOTHING:
-            self.timeout_keep_alive_handler()
-        elif self._expected == _HEAD or not self.cycle.response_started:
-            self._refuse(408)
-        else:
-            self.transport.abort()
-
-    def _set_deadline(self, at: float) -> None:
-        self._deadline = at
-        if at == NEVER:
-            self.wheel.cancel(self)
-        else:
-            self.wheel.schedule(self, at)
-
-    def _through(self) -> None:
-        """The head was read (or the connection is over)."""
-        self.admission.leave(self)
-        self._set_deadline(NEVER)
-
-    def _expect_more(self) -> None:
-        """A client that is not waiting for us has so long for the rest of its request, or to begin the next."""
-        if self._deadline == NEVER and self.cycle.response_complete and not self.transport.is_closing():
-            self._set_deadline(self.loop.time() + self.timeout_keep_alive)
 
     # Bytes
-
-    def data_received(self, data: bytes) -> None:
-        """Bytes from the client."""
-        self.flow.take(data)
 
     def _feed(self, data: bytes) -> None:
         self._begun = False
@@ -160,7 +64,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             self._refuse(cause.status if isinstance(cause, _Refuse) else 400)
         else:
             self._hand_over_body()
-            if self._expected == _HEAD and not self._begun:
+            if self._expected == HEAD and not self._begun:
                 self._unfinished_bytes += len(data)
                 if self._unfinished_bytes > self.options.head_bytes:
                     self._refuse(414 if len(self.url) > self.options.url_bytes else 431)
@@ -172,8 +76,8 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             raise _Refuse(503)
         self._begun = True
         self._head_bytes = self._unfinished_bytes = 0
-        if self._expected == _NOTHING:
-            self._expected = _HEAD
+        if self._expected == NOTHING:
+            self._expected = HEAD
             now = self.loop.time()
             self._set_deadline(now + self.options.handshake_timeout_seconds)
             if not self._enter(now):
@@ -214,14 +118,10 @@ class GuardedHttpProtocol(HttpToolsProtocol):
                 raise _Refuse(400)
             return  # it begins again, without
         self._through()
-        self._expected = _BODY
+        self._expected = BODY
         if self.options.body_timeout_seconds is not None:
             self._set_deadline(self.loop.time() + self.options.body_timeout_seconds)
         super().on_headers_complete()
-
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        self._running = cycle
-        super()._start_asgi_task(cycle, app)
 
     def on_body(self, body: bytes) -> None:
         """A part of the body, of one byte perhaps (called by the parser): handed over with the others of its slice."""
@@ -238,14 +138,8 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             return  # the head's deadline goes on: to the 101, or until it is read again
         self._hand_over_body()
         super().on_message_complete()
-        self._expected = _NOTHING
+        self._expected = NOTHING
         self._set_deadline(NEVER)
-        self._expect_more()
-
-    def on_response_complete(self) -> None:
-        """The answer is written (called by the request)."""
-        super().on_response_complete()
-        self._unset_keepalive_if_required()  # any byte would stop that clock
         self._expect_more()
 
     # Upgrades
@@ -293,38 +187,6 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             self.transport.set_protocol(protocol)
         if self.flow.write_paused:  # by an answer that its client has not read yet; the transport will not say it again
             protocol.pause_writing()
-
-    # Refusing
-
-    def send_400_response(self, msg: str) -> None:
-        """Answer what is not HTTP."""
-        self._refuse(400)
-
-    def _refuse(self, status: int) -> None:
-        """Answer with an error and end the connection."""
-        if self._refused or self.transport.is_closing():
-            return
-        self._refused = True
-        self._through()
-        if self.options.on_refused is not None:
-            self.options.on_refused(status)
-        logger.debug("request refused with %d", status)
-        running = self._running
-        if running is None or running.response_complete or not running.response_started:
-            self.transport.write(refusal(status, self.headers, self.server_state.default_headers))
-        self.connections.discard(self)
-        self._disconnect()
-        self.flow.release()
-        self.parser = cast(Any, None)
-        Lingering.take_over(self.transport, self.connections, self.loop, self.options.close_timeout_seconds)
-
-    def _disconnect(self) -> None:
-        """Tell the app, of the request that is being answered and of the newest; those between them have not begun."""
-        for cycle in (self._running, self.cycle):
-            if cycle is not None and not cycle.response_complete:
-                cycle.disconnected = True
-                cycle.message_event.set()
-        self.pipeline.clear()
 
 
 def http_protocol(options: WireOptions, websocket: type[WireProtocol] | None = None) -> type[GuardedHttpProtocol]:

@@ -24,7 +24,7 @@ class Intake(FlowControl):
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, parse: Callable[[bytes], None]) -> None:
         super().__init__(transport)
         self._loop = loop
-        self._parse = parse
+        self._parse: Callable[[bytes], None] | None = parse
         self._unparsed = b""
         self._turn: asyncio.Handle | None = None
         self._reading = True
@@ -46,7 +46,8 @@ class Intake(FlowControl):
         self._settle()
 
     def release(self) -> bytes:
-        """Whoever has the socket now reads it; returns what was not parsed."""
+        """Whoever has the socket now reads it; returns what was not parsed, and lets the parser go."""
+        self._parse = None
         unparsed, self._unparsed = self._unparsed, b""
         if self._turn is not None:
             self._turn.cancel()
@@ -56,7 +57,7 @@ class Intake(FlowControl):
 
     def _go_on(self) -> None:
         self._turn = None
-        if not self.read_paused and not self._transport.is_closing():
+        if self._parse is not None and not self.read_paused and not self._transport.is_closing():
             data, self._unparsed = self._unparsed[:SLICE_BYTES], self._unparsed[SLICE_BYTES:]
             self._parse(data)
             self._settle()

@@ -1,7 +1,8 @@
 """``Patience``: how long an HTTP answer waits for a client that does not read it.
 
-An app cannot drop a socket through ASGI, and closing one waits until everything is sent: for a client that has stopped reading, for
-ever. So: while the transport's buffer is above its high-water mark, the client has to read ``SLOWEST_READ_BYTES`` every so often.
+An app cannot drop a socket through ASGI, and closing one waits until everything is sent: for a client that has stopped reading,
+for ever. So: while the transport's buffer is above its high-water mark, or anything is unsent on a socket that is to be closed, the
+client has to read ``SLOWEST_READ_BYTES`` every so often.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ class Patience:
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self) -> None:
-        """The buffer is above its high-water mark."""
+        """There is something that has to be read."""
         if self._timer is None:
             self._wait()
 
     def end(self) -> None:
-        """It is not any more, or the connection is over."""
+        """There is not any more, or the connection is over."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import socket
+import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -145,6 +148,28 @@ async def test_an_upgrade_on_a_kept_connection_is_pending_until_it_is_accepted()
         assert len(served.http.admission) == 0
         for client in (*clients, refused):
             await client.close()
+
+
+async def test_nothing_of_the_request_outlives_the_upgrade_but_its_headers() -> None:
+    """The scope has them; the object that read them is gone without a garbage collector."""
+    scopes: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        scopes.append(scope)
+        await echo(scope, receive, send)
+
+    async with serving(app) as served:
+        client = await Raw.connect(served.port)
+        await until(lambda: served.connections)
+        (http,) = map(weakref.ref, served.connections)
+        gc.disable()
+        try:
+            await client.upgrade()
+            assert http() is None
+            assert gc.get_referrers(scopes[0]["headers"]) == [scopes[0]]
+        finally:
+            gc.enable()
+        await client.close()
 
 
 async def test_who_leaves_with_requests_in_the_pipeline_has_left() -> None:
@@ -298,6 +323,28 @@ async def test_a_client_that_reads_the_answer_has_its_upgrade() -> None:
         await asyncio.sleep(0.7)
         client.send(masked(0x81, b"hi"))
         assert await client.frame() == (0x81, b"hi")
+        await client.close()
+
+
+@pytest.mark.parametrize("last", [b"", b"Connection: close\r\n"], ids=["kept", "closed"])
+async def test_the_end_of_an_answer_that_is_not_read_has_a_deadline_too(last: bytes) -> None:
+    """Closing waits for what is unsent, little as it is; not for ever."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"20000")]})
+        await send({"type": "http.response.body", "body": bytes(20_000)})
+
+    async with serving(app, write_timeout_seconds=0.3, uvicorn_options={"timeout_keep_alive": 0.3}) as served:
+        client = await Raw.connect(served.port, receive_buffer=4096)
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await until(lambda: served.connections)
+        (connection,) = served.connections
+        connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        while not connection.transport.get_write_buffer_size():
+            client.send(GET.replace(b"a\r\n", b"a\r\n" + last))
+            await asyncio.sleep(0.05)
+        assert connection.transport.get_write_buffer_size() < 64 * 1024
+        await until(lambda: not served.connections)
         await client.close()
 
 
