@@ -14,10 +14,12 @@ from .envelope import Envelope
 from .ledger import NamespaceTotals
 from .message import Batch
 
-__all__ = ["MEMBERS_PER_TURN", "FanOut", "without"]
+__all__ = ["BYTES_PER_TURN", "MEMBERS_PER_TURN", "FanOut", "without"]
 
 MEMBERS_PER_TURN = 500
 """A fan-out to more members than this lets the event loop do other work in between."""
+BYTES_PER_TURN = 4 * 1024 * 1024
+"""The same in bytes, the messages' times the members: they are copied for each."""
 
 _T = TypeVar("_T")
 
@@ -49,6 +51,10 @@ class FanOut(msgspec.Struct, eq=False, gc=False):
     """Those that were given up."""
     at: int = 0
     """How many of the recipients were reached."""
+    payload_bytes: int = 0
+    """Of the messages together."""
+    members_per_turn: int = MEMBERS_PER_TURN
+    """How many members are a part: fewer for messages that are large together."""
     passed: set[Connection] | None = None
     """Whose turn will not come: who has left since it set out, or was written to ahead of its turn."""
     missed: set[Connection] | None = None
@@ -83,11 +89,16 @@ class FanOut(msgspec.Struct, eq=False, gc=False):
             self.places = {recipient: place for place, recipient in enumerate(self.recipients)}
         return self.places.get(member, -1) >= self.at and not (self.passed and member in self.passed)
 
-    def next_part(self) -> Sequence[Connection]:
-        """Whom to write to now."""
-        part, passed = self.recipients, self.passed
-        if len(part) > MEMBERS_PER_TURN:
-            part = part[self.at : self.at + MEMBERS_PER_TURN]
+    def weigh(self, payload_bytes: int) -> None:
+        """The messages have so many bytes together."""
+        self.payload_bytes = payload_bytes
+        self.members_per_turn = min(MEMBERS_PER_TURN, max(1, BYTES_PER_TURN // (payload_bytes or 1)))
+
+    def next_part(self, members: int = 0) -> Sequence[Connection]:
+        """Whom to write to now: so many of the recipients, as many as fit a turn with 0."""
+        part, passed, members = self.recipients, self.passed, members or self.members_per_turn
+        if len(part) > members:
+            part = part[self.at : self.at + members]
         self.at += len(part)
         return part if passed is None else [*filterfalse(passed.__contains__, part)]
 

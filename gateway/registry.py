@@ -57,6 +57,8 @@ class ConnectionRegistry:
         self.connections: dict[str, Connection] = {}
         self.rooms: dict[str, Room] = {}
         self._turns = Turns()
+        self.behind = self._turns.behind
+        """Names of rooms that have gathered too much, and what is to be called when they have caught up."""
         self._max_delay_seconds = max_delay_seconds
         self._on_left = on_left
         self._on_gave_up = self._gave_up  # once, not per connection

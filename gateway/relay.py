@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextvars import copy_context
 from typing import TYPE_CHECKING
 
-from middleware.asgi import Event
+from middleware.asgi import Event, Frames
+from middleware.close import INTERNAL_ERROR
 
 from .connection import Connection
 from .errors import BrokerUnavailable, InvalidMessage
@@ -34,29 +37,51 @@ class RoomRelay:
     Args:
         post: publishes ``(room, message, exclude)`` without waiting; raises ``BrokerUnavailable``.
         validation: the server's rules for messages.
+        behind: rooms that have gathered too much, and what is to be called when they have caught up (``Turns.behind``).
 
+    A client whose room is behind is not parsed any further: its message waits here, one per client, and the others on its socket.
     What the broker does not take is counted by whoever posts, and logged at most once in ``LOG_EVERY_SECONDS``: a raw client has
     no way to be told about one message, and closing everybody because the broker is away would only make things worse.
     """
 
-    def __init__(self, post: Post, validation: Validation) -> None:
+    def __init__(self, post: Post, validation: Validation, behind: Mapping[str, deque[Callable[[], None]]]) -> None:
         self._post = post
         self._validation = validation
+        self._behind = behind
         self._log_after = 0.0
 
     def bind(self, connection: Connection) -> Callable[[Event], None]:
         """What is to be called with every ``websocket.receive`` event of ``connection``."""
         room = connection.scope["path_params"]["room"]
         exclude = "" if wants_echo(connection.scope.get("query_string", b"")) else connection.id
-        post, check = self._post, self._validation.check
+        post, check, behind, frames = self._post, self._validation.check, self._behind, connection.frames
 
         def on_message(event: Event) -> None:
             try:
-                post(room, check(event), exclude)
+                message = check(event)
+                if behind and frames is not None and room in behind:
+                    wait(message, frames)
+                else:
+                    post(room, message, exclude)
             except InvalidMessage as error:
                 connection.close(error.close)
             except BrokerUnavailable as error:
                 self._refused(error)
+
+        def wait(message: Message, frames: Frames) -> None:
+            frames.pause()
+            context = copy_context()  # the trace that the message belongs to
+            behind[room].append(lambda: context.run(go_on, message, frames))
+
+        def go_on(message: Message, frames: Frames) -> None:
+            try:
+                post(room, message, exclude)
+            except BrokerUnavailable as error:
+                self._refused(error)
+            except Exception:  # this client's end, as it would be in the parser, and nobody else's
+                logger.exception("a message that had waited could not be relayed")
+                connection.close(INTERNAL_ERROR)
+            frames.resume()
 
         return on_message
 

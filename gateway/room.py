@@ -2,8 +2,10 @@
 
 1. What is published during one turn of the event loop leaves as one write per member, in the order of publishing.
 2. A member hears what is published while it is one: nothing from before it joined, nothing after it left.
-3. What a room gathers is bounded in bytes and messages; a fan-out to many members takes several turns of the loop. Publishing
-   beyond the bound does a part of the fan-out first, so a room gathers at most one message per part more than that.
+3. What a room gathers is bounded in bytes and messages; a fan-out takes several turns of the loop when it is large in members, or
+   in members times bytes. Publishing beyond the bound does a part of the fan-out first. A room that is over the bound even then is
+   ``behind``: who can wait does, until it has caught up; for all others a part is ``MEMBERS_PER_TURN``, whatever their bytes, so
+   that a room gathers at most one message per such part more than its bound.
 4. One member's failing write is that member's end and nobody else's loss.
 5. Every message is accounted for to every recipient (``ledger``).
 """
@@ -13,14 +15,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from middleware.close import INTERNAL_ERROR, SLOW_CONSUMER
 
 from .connection import Connection
 from .envelope import Envelope
-from .fan_out import FanOut, without
+from .fan_out import BYTES_PER_TURN, MEMBERS_PER_TURN, FanOut, without
 from .ledger import LEFT, SLOW, Ledger, NamespaceTotals
 from .observer import Observers
 
@@ -47,12 +50,17 @@ class RoomStatistics(NamedTuple):
 
 
 class Turns:
-    """The rooms that have something to write at the end of this turn of the event loop: one callback for all of them."""
+    """The rooms that have something to write at the end of this turn of the event loop: one callback for all of them.
 
-    __slots__ = ("_loop", "_rooms")
+    Together they write ``BYTES_PER_TURN``, and what one room's part is more than that; the others are first in the next turn.
+    """
+
+    __slots__ = ("_loop", "_rooms", "behind")
 
     def __init__(self) -> None:
         self._rooms: list[Room] = []
+        self.behind: dict[str, deque[Callable[[], None]]] = {}
+        """Rooms that have gathered too much, and what is to be called, one after the other, when they have caught up."""
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
@@ -67,10 +75,15 @@ class Turns:
             self.loop.call_soon(self._run)
 
     def _run(self) -> None:
-        rooms, self._rooms = self._rooms, []
-        for room in rooms:
+        rooms, self._rooms, written = self._rooms, [], 0
+        for place, room in enumerate(rooms):
+            if written >= BYTES_PER_TURN:
+                if not self._rooms:
+                    self.loop.call_soon(self._run)
+                self._rooms[:0] = rooms[place:]
+                break
             try:
-                room.go_on()
+                written += room.go_on()
             except Exception:  # one room's mistake is not the others' loss
                 logger.exception("writing to a room failed")
 
@@ -150,11 +163,17 @@ class Room:
         self._pending_bytes += len(envelope.message.payload)
         self.messages += 1
         if self._pending_bytes > PENDING_BYTES or len(pending) >= PENDING_MESSAGES:
-            self._advance()  # one part: a big room gathers a little more than its bound, and stalls nobody
-            if not self.has_pending:
+            self._advance(MEMBERS_PER_TURN if self.name in self._turns.behind else 0)
+            if self._has_too_much:
+                self._turns.behind.setdefault(self.name, deque())
+            elif not self.has_pending:
                 return
         if not self._scheduled:
             self._schedule()
+
+    @property
+    def _has_too_much(self) -> bool:
+        return self._pending_bytes > PENDING_BYTES or len(self._pending) >= PENDING_MESSAGES
 
     @property
     def has_pending(self) -> bool:
@@ -200,32 +219,49 @@ class Room:
         else:
             self._turns.add(self)
 
-    def go_on(self) -> None:
-        """Write what is due; called once for every time it was scheduled."""
+    def go_on(self) -> int:
+        """Write what is due; called once for every time it was scheduled. Returns how many bytes, times members, that was."""
         self._scheduled = False
-        self._advance()
-        if (self._pending or self._fan_out is not None) and not self._scheduled:
-            self._schedule()
+        try:
+            return self._advance()
+        finally:
+            if not self._has_too_much and self._turns.behind:
+                self._caught_up()
+            if self.has_pending and not self._scheduled:
+                self._schedule()
 
-    def _advance(self) -> None:
-        """Write the next part; big rooms take several turns of the loop."""
+    def _caught_up(self) -> None:
+        """Those who waited go on, until it is behind again."""
+        behind = self._turns.behind
+        waiting = behind.pop(self.name, None)
+        while waiting:
+            waiting.popleft()()
+            if waiting and self.name in behind:
+                behind[self.name].extend(waiting)
+                break
+
+    def _advance(self, members: int = 0) -> int:
+        """Write the next part, which is so many members, or as many as fit a turn; returns its bytes, times the members."""
         fan_out = self._fan_out
         if fan_out is None:
             if not self._pending:
-                return
+                return 0
             fan_out = self._fan_out = self._set_out()
-        self._write_to(fan_out.next_part(), fan_out)
+        part = fan_out.next_part(members)
+        self._write_to(part, fan_out)
         if fan_out.at >= len(fan_out.recipients):
             self._fan_out = None
             fan_out.finished = time.time()
             for told in self._observers.fanned_out:
                 told(fan_out)
+        return len(part) * fan_out.payload_bytes
 
     def _set_out(self) -> FanOut:
         if self._snapshot is None:
             self._snapshot = tuple(self.members)
         own = _positions(self._excluded, self.members) if self._excluded else _OWN
         fan_out = FanOut.of(self.name, self._pending, self._totals, self._snapshot, own, self._ahead or _AHEAD, self._newcomers)
+        fan_out.weigh(self._pending_bytes)
         accepted, totals = len(self._pending), self._totals
         totals.accepted += accepted
         totals.expected += fan_out.expected

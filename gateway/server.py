@@ -86,8 +86,8 @@ class WebSocketServer(RouteMethods):
         )  # fmt: skip
         validation = Validation(max_bytes=max_message_bytes, allow=allow, json=json, message_type=message_type)
         super().__init__(hub, validation, outbox or OutletOptions(), rate_limit_config)
-        self._handler: Handler = handler or RoomRelay(hub.post, validation)
-        self._self_handler: Handler = RoomRelay(hub.post, Validation())
+        self._handler: Handler = handler or RoomRelay(hub.post, validation, hub.registry.behind)
+        self._self_handler: Handler = RoomRelay(hub.post, Validation(), hub.registry.behind)
 
     # -- as an ASGI app
 

@@ -153,6 +153,12 @@ class Frames(Channel, Protocol):
         Returns ``buffered_bytes()`` after it, or -1 when the end is decided and nothing was written.
         """
 
+    def pause(self) -> None:
+        """Hand over no further message until ``resume``; TCP pushes back on the client meanwhile."""
+
+    def resume(self) -> None:
+        """Go on in the next turn of the event loop."""
+
     def ping(self, payload: bytes, on_answer: Callable[[], None]) -> bool:
         """Send a ping behind all that was written; its pong (or a later one's) proves that the client's stack got that far.
 

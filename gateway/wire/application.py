@@ -15,7 +15,7 @@ from middleware.close import ABNORMAL, GOING_AWAY, INTERNAL_ERROR, NORMAL, Close
 
 from ..frame import BINARY, TEXT, server_frame
 from .answers import Answers
-from .delivery import HELD
+from .delivery import STOPPED
 from .hooks import Composed
 from .outbound import DENYING, ENDING, HANDSHAKE, LOST, OPEN, logger
 
@@ -60,7 +60,7 @@ class Application(Answers):
             self._connect_told = True
             return {"type": "websocket.connect"}
         while True:
-            if self._inbox and self._on_message is None and not self._blocked & HELD:
+            if self._inbox and self._on_message is None and not self._blocked & STOPPED:
                 event = self._next_event()
                 if event is not None:
                     return event

@@ -1,6 +1,6 @@
 """``Delivery``: messages from the parser to whoever wants them: the synchronous handler, or ``receive`` by way of an inbox.
 
-1. Messages are handed over one by one, in order, and not while ``hold`` runs.
+1. Messages are handed over one by one, in order, and not while ``hold`` runs or between ``pause`` and ``resume``.
 2. The inbox is bounded in messages and bytes; when it is full nothing is parsed until half of it is taken.
 3. Hooks see a message when it is handed over: never two before ``waiting``.
 4. Once the server has decided the end nothing is handed over; what the client sent before *its* close still is.
@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
 from middleware.asgi import Event, Hooks
@@ -17,11 +18,14 @@ from middleware.close import INTERNAL_ERROR, Close
 from .keepalive import Keepalive
 from .outbound import OPEN, logger
 
-__all__ = ["BEHIND", "CLOSED", "FULL", "HELD", "TURN", "WAITING", "Delivery"]
+__all__ = ["BEHIND", "CLOSED", "FULL", "HELD", "PAUSED", "STOPPED", "TURN", "WAITING", "Delivery"]
 
-WAITING, HELD, FULL, TURN, BEHIND, CLOSED = 1, 2, 4, 8, 16, 32
+WAITING, HELD, FULL, TURN, BEHIND, CLOSED, PAUSED = 1, 2, 4, 8, 16, 32, 64
 """Why nothing is parsed: not accepted yet; ``hold``; enough waits for ``receive``; others' turn; a new handler has to catch up;
-our close frame is out, or the socket is being shut."""
+our close frame is out, or the socket is being shut; ``pause``."""
+
+
+STOPPED = HELD | PAUSED
 
 
 class Delivery(Keepalive):
@@ -93,15 +97,20 @@ class Delivery(Keepalive):
             self._loop.call_soon(self._catch_up)
 
     def _catch_up(self) -> None:
+        if not self._blocked & BEHIND:  # it was called twice
+            return
+        turn_ends = time.monotonic() + self.options.turn_seconds
         try:
-            while self._inbox and self._on_message is not None and not self._blocked & HELD and self.initiator != "server":
+            while self._inbox and self._on_message is not None and not self._blocked & STOPPED and self.initiator != "server":
+                if time.monotonic() >= turn_ends:
+                    self._loop.call_soon(self._catch_up)
+                    return
                 self._handle(self._take_from_inbox(), self._on_message)
         except Exception as error:  # noqa: BLE001  # as in _parse
             self._handler_failed(error)
             return
-        if self._blocked & HELD and self._inbox:
-            self._loop.call_at(self._hold_timer.when() if self._hold_timer else 0, self._catch_up)
-        else:
+        if not (self._blocked & STOPPED and self._inbox):  # else whoever has stopped it lets it go on
+            self._give_turn()
             self._unblock(BEHIND)
 
     def _wake(self) -> None:
@@ -128,8 +137,22 @@ class Delivery(Keepalive):
         if self._hold_timer is not None:
             self._hold_timer.cancel()
             self._hold_timer = None
+        self._start_again(HELD)
+
+    def pause(self) -> None:
+        """Hand over nothing until ``resume`` (``Frames.pause``)."""
+        if self.ending is None:
+            self._blocked |= PAUSED
+
+    def resume(self) -> None:
+        """Go on in the next turn of the event loop (``Frames.resume``)."""
+        if self._blocked & PAUSED:
+            self._loop.call_soon(self._start_again, PAUSED)
+
+    def _start_again(self, why: int) -> None:
         self._wake()
-        self._unblock(HELD)
+        self._unblock(why)
+        self._catch_up()
 
     def _give_turn(self) -> None:
         """Parse on in the next turn of the event loop."""

@@ -6,7 +6,7 @@ Whole, plain, masked frames are taken apart at once; everything else goes throug
    past ``backlog_bytes`` the socket is not read.
 2. ``_backlog`` is empty while ``_blocked`` is 0: a part of a frame waits in the parser.
 3. Between two messages the owner may ``hold``, end the connection or turn its handler off: the rest waits or is dropped.
-4. One turn of the event loop parses for ``turn_seconds`` at most (and 16 frames).
+4. One turn of the event loop parses for ``turn_seconds`` at most, and the frame in which they run out.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Inbound(Delivery):
     pool: ClassVar[ParserPool] = ParserPool(max_message_bytes=None, fragment_charge_bytes=0)
 
     __slots__ = (
-        "_backlog", "_eof", "_finder", "_frames", "_inflate_bits", "_parser", "_pongs_seen", "_thrown_away", "_turn_ends",
+        "_backlog", "_eof", "_finder", "_inflate_bits", "_parser", "_pongs_seen", "_thrown_away", "_turn_ends",
     )  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -53,8 +53,9 @@ class Inbound(Delivery):
         """Pongs that were noticed in what had to wait, and will be parsed."""
         self._parser: FrameParser | None = None
         self._inflate_bits = 0
-        self._frames = self._thrown_away = 0
+        self._thrown_away = 0
         self._turn_ends = 0.0
+        """When it is somebody else's turn; 0 before the first frame of a read that has more than one."""
 
     # Bytes
 
@@ -66,7 +67,7 @@ class Inbound(Delivery):
             self._parse(data)
 
     def _parse(self, data: bytes) -> None:
-        self._frames, at, end = 0, 0, len(data)
+        self._turn_ends, at, end = 0.0, 0, len(data)
         try:
             if self._parser is None:
                 at = self._take_plain_frames(data, 0, end)
@@ -104,6 +105,8 @@ class Inbound(Delivery):
             if size < 0 or stop > end or size > limit:
                 break
             at = stop
+            if at != end and not self._turn_ends:
+                self._turn_ends = time.monotonic() + self.options.turn_seconds
             payload = apply_mask(data[start:stop], data[start - 4 : start])
             message: str | bytes = payload
             if first_byte == TEXT:
@@ -113,23 +116,21 @@ class Inbound(Delivery):
                     self._fail(BAD_PAYLOAD, str(error))
                     break
             self._deliver(message, size)
-            if at == end or self._blocked:
-                break
-            self._frames += 1
-            if not self._frames & 3 and self._is_turn_over():
+            if at == end or self._blocked or self._is_turn_over():
                 break
         return at
 
     def _take_frame(self, data: bytes, at: int) -> int:
         """The careful path: one frame, or what there is of it."""
+        if not self._turn_ends:
+            self._turn_ends = time.monotonic() + self.options.turn_seconds
         whole = whole_control(data, at) if self._parser is None else None
         if whole is None:
             at = self._take_judged_frame(data, at)
         else:
             frame, at = whole
             self._take_control(frame)
-        self._frames += 1
-        if not self._frames & 3 and not self._blocked:
+        if at < len(data) and not self._blocked:
             self._is_turn_over()
         return at
 
@@ -177,12 +178,8 @@ class Inbound(Delivery):
             self._arm()
 
     def _is_turn_over(self) -> bool:
-        """After every 4 frames, for handling one may take milliseconds: whether it is somebody else's turn."""
-        now = time.monotonic()
-        if self._frames == 4:
-            self._turn_ends = now + self.options.turn_seconds
-            return False
-        if now < self._turn_ends:
+        """After every frame with more behind it, for handling one may take milliseconds, however small it is."""
+        if time.monotonic() < self._turn_ends:
             return False
         self._give_turn()
         return True

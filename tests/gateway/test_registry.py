@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,11 +13,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from gateway.connection import Connection
-from gateway.fan_out import MEMBERS_PER_TURN
+from gateway.fan_out import BYTES_PER_TURN, MEMBERS_PER_TURN
 from gateway.ledger import Ledger
 from gateway.message import user_room
 from gateway.registry import ConnectionRegistry
-from gateway.room import PENDING_MESSAGES, Room
+from gateway.room import PENDING_BYTES, PENDING_MESSAGES, Room, Turns
 from middleware.close import NORMAL
 from tests.gateway.connections import BufferingFrames, envelope, frame_connection
 from tests.middleware.virtual_time import VirtualLoop, run_virtual
@@ -182,9 +184,66 @@ async def test_a_big_room_lets_the_loop_breathe_whatever_is_published(payload: b
     made = members(room, 2 * MEMBERS_PER_TURN)
     for _ in range(1 if payload else PENDING_MESSAGES):
         room.publish(envelope(payload))
-    assert sum(bool(frames.written) for _, frames in made) == MEMBERS_PER_TURN
-    await _turns(8)
+    part = BYTES_PER_TURN // len(payload) if payload else MEMBERS_PER_TURN
+    assert sum(bool(frames.written) for _, frames in made) == part
+    await _turns(2 * len(made) // part)
     assert all(frames.sent_messages == room.messages for _, frames in made)
+
+
+async def test_a_turn_writes_so_many_bytes_whatever_the_members() -> None:
+    """A few hundred members and a message of a megabyte take as many turns as their product needs; one member at least."""
+    room = Room("r", Ledger())
+    made = members(room, 20)
+    for size, part in ((BYTES_PER_TURN // 4, 4), (BYTES_PER_TURN // 4 + 1, 3), (2 * BYTES_PER_TURN, 1)):
+        reached = []
+        room.publish(envelope(bytes(size)))
+        while room.has_pending:
+            reached.append(sum(bool(frames.written) for _, frames in made))
+            await asyncio.sleep(0)
+        steps = [after - before for before, after in itertools.pairwise([0, *reached, len(made)])]
+        assert max(steps) == part
+        for _, frames in made:
+            frames.written.clear()
+
+
+async def test_rooms_share_the_bytes_of_a_turn() -> None:
+    """Ten rooms that each have a turn's worth to write take ten turns, and each gets its own."""
+    turns = Turns()
+    rooms = [Room(f"r{number}", Ledger(), turns) for number in range(10)]
+    made = [members(room, 1)[0][1] for room in rooms]
+    for room in rooms:
+        room.publish(envelope(bytes(PENDING_BYTES)))
+        room._pending *= BYTES_PER_TURN // PENDING_BYTES  # as if others had, each in a turn of its own
+        room._pending_bytes = BYTES_PER_TURN
+    for turn in range(1, 11):
+        await asyncio.sleep(0)
+        assert [len(frames.written) for frames in made] == [1] * turn + [0] * (10 - turn)
+
+
+async def test_a_room_that_gathers_too_much_is_behind_until_it_has_caught_up() -> None:
+    """Those who can wait are called one after the other, and no longer than it takes them to fill it again."""
+    turns = Turns()
+    room = Room("r", Ledger(), turns)
+    made = members(room, 30)
+    called: list[int] = []
+
+    def publish(number: int) -> None:
+        called.append(number)
+        room.publish(envelope(bytes(PENDING_BYTES + 1)))
+
+    publish(-1)
+    assert not turns.behind, "it is on its way"
+    publish(-1)
+    assert list(turns.behind) == ["r"]
+    turns.behind["r"].extend(partial(publish, number) for number in range(6))
+    most = 0
+    while room.has_pending:
+        await asyncio.sleep(0)
+        most = max(most, room._pending_bytes)
+    assert called == [-1, -1, *range(6)]
+    assert most <= 2 * (PENDING_BYTES + 1)
+    assert not turns.behind
+    assert {frames.sent_messages for _, frames in made} == {8}
 
 
 async def test_a_flood_into_a_big_room_is_bounded_and_never_written_to_everybody_at_once() -> None:

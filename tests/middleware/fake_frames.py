@@ -33,7 +33,7 @@ class FakeFrames:
         self.on_lost: Callable[[int | None], None] | None = None
         self.pings: list[tuple[bytes, Callable[[], None]]] = []
         self.written: list[bytes] = []
-        self.aborted = False
+        self.aborted = self.paused = False
         self._hooks: list[Hooks] = []
         self._handling = False
         self._held_until = 0.0
@@ -47,6 +47,12 @@ class FakeFrames:
 
     def hold(self, seconds: float) -> None:
         self._held_until = max(self._held_until, asyncio.get_running_loop().time() + seconds)
+
+    def pause(self) -> None:
+        self.paused = True
+
+    def resume(self) -> None:
+        self.paused = False
 
     def finish(self, close: Close, by: str) -> None:
         if self.ending is None:
