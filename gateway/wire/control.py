@@ -9,7 +9,10 @@ from websockets.exceptions import ProtocolError
 from websockets.frames import Close, Frame, Opcode
 from websockets.speedups import apply_mask
 
-__all__ = ["ControlFinder", "whole_control"]
+__all__ = ["MAX_FRAMES", "ControlFinder", "whole_control"]
+
+MAX_FRAMES = 10_000
+"""How many frames a finder walks past, some milliseconds' worth: who sends that many tiny ones is not looked through further."""
 
 _CONTROLS = {0x80 | opcode: opcode for opcode in (Opcode.CLOSE, Opcode.PING, Opcode.PONG)}
 """By a frame's first byte: final, and without an extension."""
@@ -38,21 +41,24 @@ def whole_control(data: bytes, at: int) -> tuple[Frame, int] | None:
 class ControlFinder:
     """Finds control frames in bytes that are not parsed (yet): pongs behind held-back messages, the close reply.
 
-    It walks from header to header and judges nothing; data frames are skipped.
+    It walks from header to header and judges nothing; what is not asked for is skipped. After ``MAX_FRAMES`` it finds nothing more.
     """
 
-    __slots__ = ("_rest", "_skip")
+    __slots__ = ("_frames_left", "_rest", "_skip")
 
     def __init__(self, skip_bytes: int = 0, rest: bytes = b"") -> None:
         self._skip = skip_bytes
         self._rest = rest
+        self._frames_left = MAX_FRAMES
 
-    def feed(self, data: bytes) -> list[tuple[int, bytes]]:
-        """``(opcode, unmasked payload)`` of each control frame that ``data`` completes."""
-        found: list[tuple[int, bytes]] = []
+    def feed(self, data: bytes, wanted: Opcode) -> list[bytes]:
+        """The unmasked payload of each control frame with this opcode that ``data`` completes."""
+        found: list[bytes] = []
+        if not self._frames_left:
+            return found
         data, self._rest = self._rest + data, b""
-        at, end = self._skip, len(data)
-        while end - at >= 2:
+        at, end, left = self._skip, len(data), self._frames_left
+        while left and end - at >= 2:
             size, start = data[at + 1] & 0x7F, at + 6
             if size > 125:
                 start = at + (8 if size == 126 else 14)
@@ -63,8 +69,11 @@ class ControlFinder:
             if opcode >= 8 and size <= 125:
                 if start + size > end:
                     break
-                found.append((opcode, apply_mask(data[start : start + size], data[start - 4 : start])))
+                if opcode == wanted:
+                    found.append(apply_mask(data[start : start + size], data[start - 4 : start]))
             at = start + size
+            left -= 1
+        self._frames_left = left
         self._skip = max(0, at - end)
-        self._rest = data[at:]
+        self._rest = data[at:] if left else b""
         return found

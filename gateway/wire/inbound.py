@@ -211,13 +211,13 @@ class Inbound(Delivery):
         if self._finder is None:
             self._finder = ControlFinder() if self._parser is None else self._parser.finder()
             data = self._backlog
-        for opcode, payload in self._finder.feed(data):
-            if opcode == Opcode.PONG and self._pong_received(payload):
+        for payload in self._finder.feed(data, Opcode.PONG):
+            if self._pong_received(payload):
                 self._pongs_seen += 1
 
     def _look_for_close_reply(self, data: bytes) -> None:
         assert self._finder is not None, "made when our close frame left"
-        if any(opcode == Opcode.CLOSE for opcode, _ in self._finder.feed(data)):
+        if self._finder.feed(data, Opcode.CLOSE):
             self._half_close()
 
     def _unblock(self, why: int) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from websockets.frames import Opcode
 
-from gateway.wire.control import ControlFinder, whole_control
+from gateway.wire.control import MAX_FRAMES, ControlFinder, whole_control
 from gateway.wire.parser import FrameParser, ParserPool
 
 from .clients import BINARY, CLOSE, CONT, PING, PONG, TEXT, frame
@@ -38,15 +40,30 @@ def test_parsers_are_lent_only_between_messages() -> None:
 
 
 @settings(max_examples=80, deadline=None)
-@given(st.lists(PIECES, max_size=12), st.integers(1, 400), st.integers(0, 50))
-def test_control_frames_are_found_however_the_bytes_are_cut(pieces: list[tuple[int, bytes, bool]], size: int, skip: int) -> None:
+@given(st.lists(PIECES, max_size=12), st.integers(1, 400), st.integers(0, 50), st.sampled_from([Opcode.PONG, Opcode.PING]))
+def test_control_frames_are_found_however_the_bytes_are_cut(
+    pieces: list[tuple[int, bytes, bool]], size: int, skip: int, wanted: Opcode
+) -> None:
     """Behind the rest of a frame, between others, cut anywhere; legal or not, data is stepped over."""
     pieces = [(opcode, data[:125] if opcode >= 8 else data, fin) for opcode, data, fin in pieces]
     stream = bytes(skip) + b"".join(frame(opcode, data, fin=fin) for opcode, data, fin in pieces)
     finder, found = ControlFinder(skip), []
     for at in range(0, len(stream), size):
-        found += finder.feed(stream[at : at + size])
-    assert found == [(opcode, data) for opcode, data, _ in pieces if opcode >= 8]
+        found += finder.feed(stream[at : at + size], wanted)
+    assert found == [data for opcode, data, _ in pieces if opcode == wanted]
+
+
+@pytest.mark.parametrize("opcode", [PING, PONG, TEXT])
+def test_who_sends_thousands_of_frames_is_not_looked_through(opcode: int) -> None:
+    """A finder takes a bounded number of steps in all, and unmasks only what it is asked for; large frames are one step each."""
+    finder = ControlFinder()
+    assert finder.feed(frame(opcode) * (MAX_FRAMES - 1) + frame(CLOSE, b"x"), Opcode.CLOSE) == [b"x"]
+    assert finder.feed(frame(CLOSE, b"y"), Opcode.CLOSE) == []
+    assert not finder._rest
+    finder = ControlFinder()
+    for _ in range(100):
+        assert not finder.feed(frame(BINARY, bytes(20_000)), Opcode.CLOSE)
+    assert finder.feed(frame(CLOSE, b"z"), Opcode.CLOSE) == [b"z"]
 
 
 @settings(max_examples=50, deadline=None)
@@ -56,7 +73,7 @@ def test_any_bytes_are_judged_not_crashed_on(data: bytes, size: int) -> None:
     parser, finder = FrameParser(max_message_bytes=100, fragment_charge_bytes=16), ControlFinder()
     for start in range(0, len(data), size):
         chunk = data[start : start + size]
-        finder.feed(chunk)
+        finder.feed(chunk, Opcode.PONG)
         assert len(finder._rest) <= 139
         at = 0
         while at < len(chunk) and parser.failure is None and not parser._closed:

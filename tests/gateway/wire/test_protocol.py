@@ -717,6 +717,17 @@ async def test_a_client_that_does_not_even_read_is_aborted_sooner() -> None:
     assert peer.transport.aborted
 
 
+async def test_a_flood_behind_our_close_is_not_searched_for_an_answer() -> None:
+    """It is thrown away; the end is the one of a client that does not answer."""
+    peer, app = await opened()
+    await app.send({"type": "websocket.close"})
+    peer.send(frame(PONG) * 100_000 + frame(CLOSE, b"\x03\xe8"))
+    assert not peer.transport.eof
+    peer.wire.on_timer(peer.wire._deadlines.close)
+    assert peer.transport.eof
+    assert not peer.transport.aborted
+
+
 async def test_an_end_without_close_frame_is_1006() -> None:
     """EOF and a lost socket alike."""
     peer, app = await opened()
