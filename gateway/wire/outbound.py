@@ -271,11 +271,8 @@ class Outbound(asyncio.Protocol):
         self._arm()
 
     def _close_overdue(self) -> None:
-        """The client has not answered our close frame. If it has not even taken what came before, it will not."""
-        if self.transport.get_write_buffer_size():
-            self.abort()
-        else:
-            self._half_close()
+        """The client has not answered our close frame; the FIN goes behind what it has still to read."""
+        self._half_close()
 
     def _on_timer(self, now: float) -> None:
         raise NotImplementedError

@@ -707,13 +707,16 @@ async def test_a_client_that_does_not_answer_the_close_gets_fin_then_abort() -> 
     assert peer.transport.aborted
 
 
-async def test_a_client_that_does_not_even_read_is_aborted_sooner() -> None:
-    """What was written before the close frame is still stuck: there is nobody to be polite to."""
+async def test_a_client_that_is_not_through_with_what_came_before_the_close_gets_its_time() -> None:
+    """The FIN goes behind what is unsent: a full buffer of the kernel does not tell who reads slowly from who does not read."""
     peer, app = await opened()
     now = asyncio.get_running_loop().time()
     peer.transport.stuck = 500_000
     await app.send({"type": "websocket.close"})
     peer.wire.on_timer(now + 2.1)
+    assert peer.transport.eof
+    assert not peer.transport.aborted
+    peer.wire.on_timer(now + 5.1)
     assert peer.transport.aborted
 
 

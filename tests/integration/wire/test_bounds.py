@@ -272,7 +272,7 @@ async def test_shutdown_says_1012_and_ends_with_a_fin() -> None:
 
 
 async def test_shutdown_with_two_stuck_readers_ends_in_time() -> None:
-    """They are aborted ``close_timeout_seconds`` after the close frame that they do not read."""
+    """They are aborted ``abort_after_seconds`` after the close frame that they do not read."""
     async with serving(flood_of_messages, grace=5, close_timeout_seconds=0.3, abort_after_seconds=1.0) as served:
         stuck = [await Raw.connect(served.port, receive_buffer=4096) for _ in range(2)]
         for client in stuck:
