@@ -3,6 +3,8 @@
 Both sides are held to ``no_context_takeover``. So a compressed message does not depend on what a connection sent before,
 is the same for every recipient with the same window, and is made once: ``DeflateEncoder`` is a ``middleware.asgi.Encoder``
 that all such connections share. Inflating is bounded by the message limit before memory is taken (``websockets`` does it).
+
+Deflating happens in the event loop, so it is bounded, too: there are two windows, and what is large stays as it is.
 """
 
 from __future__ import annotations
@@ -10,16 +12,21 @@ from __future__ import annotations
 import functools
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from websockets.extensions import Extension
 from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPerMessageDeflateFactory
 from websockets.frames import Frame
+from websockets.typing import ExtensionParameter
 
 from ..frame import BINARY, TEXT
 
-__all__ = ["DeflateEncoder", "deflate_encoder", "deflate_totals", "inflating", "offer", "windows"]
+__all__ = ["MAX_BYTES", "DeflateEncoder", "deflate_encoder", "deflate_totals", "inflating", "offer", "windows"]
 
+MAX_BYTES = 64 * 1024
+"""The largest payload that is deflated: a megabyte can take 30 ms at level 3, and 130 at level 6."""
+LARGE_WINDOW_BITS, SMALL_WINDOW_BITS = 15, 9
+"""The windows of what is deflated: each that is in use costs another pass over every message."""
 RSV1 = 0x40
 _TAIL = b"\x00\x00\xff\xff"
 
@@ -62,9 +69,9 @@ class DeflateEncoder:
         self._minimum_bytes = minimum_bytes
 
     def encode(self, payload: bytes, *, text: bool) -> tuple[int, bytes]:
-        """``(first byte, body)``; small payloads and those that do not shrink stay as they are (with a minimum of 0: none)."""
+        """``(first byte, body)``; payloads that are small (with a minimum of 0: none), large, or do not shrink stay as they are."""
         first_byte = TEXT if text else BINARY
-        if len(payload) < self._minimum_bytes:
+        if not self._minimum_bytes <= len(payload) <= MAX_BYTES:
             return first_byte, payload
         if not payload:
             return first_byte | RSV1, b"\x00"  # RFC 7692 §7.2.3.6
@@ -80,15 +87,29 @@ class DeflateEncoder:
         return first_byte | RSV1, body[:-4]
 
 
-@functools.cache  # seven windows at most, for the levels in use
+@functools.cache  # two windows, for the levels in use
 def deflate_encoder(level: int, window_bits: int, minimum_bytes: int) -> DeflateEncoder:
     """The shared encoder for this level and window."""
     return DeflateEncoder(level=level, window_bits=window_bits, minimum_bytes=minimum_bytes)
 
 
+class _Offer(ServerPerMessageDeflateFactory):
+    """Answers a client that asks for a window between ours with the smaller (RFC 7692 §7.1.2.1: it may be smaller still)."""
+
+    def process_request_params(
+        self, params: Sequence[ExtensionParameter], accepted_extensions: Sequence[Extension]
+    ) -> tuple[list[ExtensionParameter], PerMessageDeflate]:
+        between = [str(bits) for bits in range(SMALL_WINDOW_BITS, LARGE_WINDOW_BITS)]
+        asked = [
+            (name, str(SMALL_WINDOW_BITS) if name == "server_max_window_bits" and value in between else value)
+            for name, value in params
+        ]
+        return super().process_request_params(asked, accepted_extensions)
+
+
 def offer() -> ServerPerMessageDeflateFactory:
-    """What the handshake negotiates with: no context takeover; a smaller window when the client asks for one."""
-    return ServerPerMessageDeflateFactory(server_no_context_takeover=True, client_no_context_takeover=True)
+    """What the handshake negotiates with: no context takeover; the smaller window when the client asks for less than the large."""
+    return _Offer(server_no_context_takeover=True, client_no_context_takeover=True)
 
 
 def windows(extensions: list[Extension]) -> tuple[int, int] | None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.wire.deflate import DeflateEncoder, deflate_encoder, deflate_totals
+from gateway.wire.deflate import MAX_BYTES, DeflateEncoder, deflate_encoder, deflate_totals
 
 from .clients import BINARY, CONT, TEXT, App, Peer, close_of, frame, turns
 
@@ -54,6 +54,24 @@ def test_small_and_dense_payloads_stay_plain() -> None:
     assert encoder.encode(dense, text=False) == (0x82, dense)
 
 
+def test_large_payloads_stay_plain() -> None:
+    """Deflating one would keep the event loop, however much smaller it became."""
+    encoder = DeflateEncoder(level=1, window_bits=15, minimum_bytes=0)
+    assert encoder.encode(bytes(MAX_BYTES), text=False)[0] == 0xC2
+    assert encoder.encode(bytes(MAX_BYTES + 1), text=False) == (0x82, bytes(MAX_BYTES + 1))
+
+
+async def test_there_are_two_windows_whatever_clients_ask_for() -> None:
+    """So a message is deflated twice at most, however many clients there are."""
+    encoders = set()
+    for bits in range(9, 16):
+        peer = Peer(App(), deflate=True)
+        await peer.open(b"Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=%d\r\n" % bits)
+        assert peer.wire.encoder is not None
+        encoders.add(peer.wire.encoder)
+    assert len(encoders) == 2
+
+
 def test_connections_with_the_same_window_share_their_encoder() -> None:
     """One object for all of them: it is the key under which a message's frame is cached."""
     assert deflate_encoder(6, 15, 256) is deflate_encoder(6, 15, 256)
@@ -66,7 +84,16 @@ def test_connections_with_the_same_window_share_their_encoder() -> None:
         (b"permessage-deflate", b"permessage-deflate; server_no_context_takeover; client_no_context_takeover"),
         (
             b"permessage-deflate; server_max_window_bits=10",
-            b"permessage-deflate; server_no_context_takeover; client_no_context_takeover; server_max_window_bits=10",
+            b"permessage-deflate; server_no_context_takeover; client_no_context_takeover; server_max_window_bits=9",
+        ),
+        (
+            b"permessage-deflate; server_max_window_bits=14; client_max_window_bits=10",
+            b"permessage-deflate; server_no_context_takeover; client_no_context_takeover; server_max_window_bits=9; "
+            b"client_max_window_bits=10",
+        ),
+        (
+            b"permessage-deflate; server_max_window_bits=15",
+            b"permessage-deflate; server_no_context_takeover; client_no_context_takeover; server_max_window_bits=15",
         ),
         (b"permessage-deflate; server_max_window_bits=8", None),
         (b"permessage-deflate; server_max_window_bits=16", None),
@@ -75,7 +102,7 @@ def test_connections_with_the_same_window_share_their_encoder() -> None:
     ],
 )
 async def test_what_is_agreed_on(offer: bytes, answer: bytes | None) -> None:
-    """No context takeover in either direction; the client's window; nothing that cannot be kept."""
+    """No context takeover in either direction; the large window, or the small one for who asks for less than that."""
     peer = Peer(App(), deflate=True)
     head = await peer.open(b"Sec-WebSocket-Extensions: " + offer + b"\r\n")
     assert b"101 " in head
