@@ -262,6 +262,9 @@ class Inbound(Delivery):
     def _is_behind(self) -> bool:
         return bool(self._blocked)
 
+    def _is_within_frame(self) -> bool:
+        return self._parser is not None and self._parser.within_frame
+
     def _start_close(self, code: int, reason: str) -> None:
         super()._start_close(code, reason)
         self._finder = ControlFinder() if self._parser is None else self._parser.finder()

@@ -2,7 +2,8 @@
 
 Every connection has at most one ping of its own and one of somebody else's (``ping``) under way. A client need answer only the
 newest ping (RFC 6455 §5.5.3), so a pong answers those before it too. A pong that cannot arrive because *we* do not read the
-socket is waited for; the client is not blamed for it.
+socket is waited for; the client is not blamed for it. Nor for one that cannot leave before the frame it is sending: the message's
+own deadline watches that.
 """
 
 from __future__ import annotations
@@ -87,6 +88,10 @@ class Keepalive(Outbound):
         """True while bytes of the client wait for us."""
         raise NotImplementedError
 
+    def _is_within_frame(self) -> bool:
+        """True while the client is sending a frame: a pong can only come behind it."""
+        raise NotImplementedError
+
     def _message_missing(self, now: float) -> None:
         """The rest of a message did not come in time."""
         if self._is_behind():  # it may well be there
@@ -157,10 +162,10 @@ class Keepalive(Outbound):
             self.options.on_rtt(rtt)
 
     def _pong_missing(self, now: float) -> None:
-        if self._reading_paused:
+        if self._reading_paused or (self._deadlines.message != NEVER and self._is_within_frame()):
             assert self.options.ping_timeout_seconds is not None, "it has just run out"
             self._deadlines.pong = now + self.options.ping_timeout_seconds
-            if not self._write_paused and self._ping_payload is not None:
+            if self._reading_paused and not self._write_paused and self._ping_payload is not None:
                 self.transport.write(server_frame(_PING, self._ping_payload))  # what we do not read may be a reset: writing tells
         else:
             self._deadlines.pong = NEVER

@@ -63,7 +63,12 @@ class FrameParser:
     @property
     def idle(self) -> bool:
         """At a frame boundary, outside of any message, and without complaint."""
-        return not self._head and not self._left and not self.in_message and self.failure is None and not self._closed
+        return not self.within_frame and not self.in_message and self.failure is None and not self._closed
+
+    @property
+    def within_frame(self) -> bool:
+        """Between a frame's first byte and its last."""
+        return bool(self._head or self._left)
 
     @property
     def in_message(self) -> bool:

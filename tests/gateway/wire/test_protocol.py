@@ -21,7 +21,7 @@ from starlette.websockets import WebSocket
 
 from gateway.wire import WireOptions
 from middleware.asgi import Disconnected
-from middleware.close import AT_CAPACITY, FORBIDDEN, NORMAL, PROTOCOL_ERROR, RATE_LIMITED, SLOW_CONSUMER
+from middleware.close import AT_CAPACITY, FORBIDDEN, NORMAL, PING_TIMEOUT, PROTOCOL_ERROR, RATE_LIMITED, SLOW_CONSUMER
 
 from .clients import BINARY, CLOSE, CONT, PING, PONG, TEXT, App, Peer, close_of, frame, turns
 
@@ -413,6 +413,26 @@ async def test_an_unread_socket_is_not_blamed_on_the_client() -> None:
     peer.wire.on_timer(now + 42)
     assert peer.wire.ending is not None
     assert peer.wire.ending.reason == "ping-timeout"
+
+
+async def test_who_is_sending_a_frame_cannot_send_a_pong() -> None:
+    """A slow upload is bounded by the message's deadline, not by the ping's; between two fragments a pong can be sent."""
+    peer, _ = await opened(ping_interval_seconds=20.0)
+    now = asyncio.get_running_loop().time()
+    data = frame(BINARY, bytes(1000))
+    peer.wire._send_ping(now)
+    peer.send(data[:500])
+    peer.wire.on_timer(now + 21)
+    assert peer.wire.ending is None
+    peer.send(data[500:])
+    peer.wire.on_timer(now + 42)
+    assert peer.wire.ending is PING_TIMEOUT
+
+    peer, _ = await opened(ping_interval_seconds=20.0)
+    peer.wire._send_ping(now)
+    peer.send(frame(BINARY, bytes(1000), fin=False))
+    peer.wire.on_timer(now + 21)
+    assert peer.wire.ending is PING_TIMEOUT
 
 
 async def test_fragments_are_charged() -> None:
