@@ -98,6 +98,23 @@ async def test_a_flooder_can_be_sent_away_with_the_reason() -> None:
         await (await neighbour.ping())
 
 
+async def test_a_flood_of_large_messages_into_a_crowd_arrives_whole() -> None:
+    """Its sender is read as fast as the room gets on; nothing is lost by it, and a neighbour is answered meanwhile."""
+    count, members = 12, 20
+    async with running(OUTBOX__MAX_BYTES=str(8 << 20)) as gateway, gateway.connect("loud", max_queue=None) as sender:
+        crowd = [await gateway.connect("loud", max_queue=None) for _ in range(members)]
+        async with gateway.connect("quiet?echo=1") as neighbour:
+            hearing = [asyncio.create_task(hear(client, count)) for client in crowd]
+            for number in range(count):
+                await sender.send(f"{number:06}" + "x" * 400_000)
+                await neighbour.send(f"{number}")
+                assert await hear(neighbour, 1) == [f"{number}"]
+            for heard in await asyncio.gather(*hearing):
+                assert [message[:6] for message in heard] == [f"{number:06}" for number in range(count)]
+        assert await ledger_balances(gateway)
+        await close_all(crowd)
+
+
 async def test_a_client_that_sent_too_much_is_not_taken_for_dead() -> None:
     """Its pongs queue behind its own messages, which are read slowly: the keepalive waits for what we do not read."""
     settings = {"KEEPALIVE__INTERVAL_SECONDS": "1.5", "KEEPALIVE__TIMEOUT_SECONDS": "1.5"}
