@@ -19,7 +19,8 @@ from .connection import Connection
 from .ledger import Ledger, NamespaceTotals, Taken
 from .message import user_room
 from .observer import Observers
-from .room import Room, Turns
+from .room import Room
+from .turns import Turns
 
 __all__ = ["EVERYONE", "ConnectionRegistry", "RegistryStatistics"]
 

@@ -12,22 +12,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from middleware.close import INTERNAL_ERROR, SLOW_CONSUMER
 
 from .connection import Connection
 from .envelope import Envelope
-from .fan_out import BYTES_PER_TURN, MEMBERS_PER_TURN, FanOut, without
+from .fan_out import MEMBERS_PER_TURN, FanOut, without
 from .ledger import LEFT, SLOW, Ledger, NamespaceTotals
 from .observer import Observers
+from .turns import Turns
 
-__all__ = ["PENDING_BYTES", "PENDING_MESSAGES", "Room", "RoomStatistics", "Turns"]
+__all__ = ["PENDING_BYTES", "PENDING_MESSAGES", "Room", "RoomStatistics"]
 
 PENDING_BYTES = 256 * 1024
 """What a room gathers during one turn of the loop before it begins to write."""
@@ -47,45 +47,6 @@ class RoomStatistics(NamedTuple):
     name: str
     members: int
     messages: int
-
-
-class Turns:
-    """The rooms that have something to write at the end of this turn of the event loop: one callback for all of them.
-
-    Together they write ``BYTES_PER_TURN``, and what one room's part is more than that; the others are first in the next turn.
-    """
-
-    __slots__ = ("_loop", "_rooms", "behind")
-
-    def __init__(self) -> None:
-        self._rooms: list[Room] = []
-        self.behind: dict[str, deque[Callable[[], None]]] = {}
-        """Rooms that have gathered too much, and what is to be called, one after the other, when they have caught up."""
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        if self._loop is None:  # kept: Python 3.11 makes a system call to find it
-            self._loop = asyncio.get_running_loop()
-        return self._loop
-
-    def add(self, room: Room) -> None:
-        self._rooms.append(room)
-        if len(self._rooms) == 1:
-            self.loop.call_soon(self._run)
-
-    def _run(self) -> None:
-        rooms, self._rooms, written = self._rooms, [], 0
-        for place, room in enumerate(rooms):
-            if written >= BYTES_PER_TURN:
-                if not self._rooms:
-                    self.loop.call_soon(self._run)
-                self._rooms[:0] = rooms[place:]
-                break
-            try:
-                written += room.go_on()
-            except Exception:  # one room's mistake is not the others' loss
-                logger.exception("writing to a room failed")
 
 
 class Room:

@@ -17,7 +17,8 @@ from gateway.fan_out import BYTES_PER_TURN, MEMBERS_PER_TURN
 from gateway.ledger import Ledger
 from gateway.message import user_room
 from gateway.registry import ConnectionRegistry
-from gateway.room import PENDING_BYTES, PENDING_MESSAGES, Room, Turns
+from gateway.room import PENDING_BYTES, PENDING_MESSAGES, Room
+from gateway.turns import Turns
 from middleware.close import NORMAL
 from tests.gateway.connections import BufferingFrames, envelope, frame_connection
 from tests.middleware.virtual_time import VirtualLoop, run_virtual
