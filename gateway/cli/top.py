@@ -33,7 +33,9 @@ _OTHER_SCREEN, _BACK = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
 @click.command(short_help="Show the figures of a running gateway.")
 @click.option("--ops-url", metavar="URL", help="The ops listener; by default where the settings put it.")
 @click.option("--api-key", metavar="KEY", help="The API's key; better left to TIDEGATE_API_KEY, which no process list shows.")
-@click.option("--once", is_flag=True, help="Print the figures once (over one second) and end.")
+@click.option(
+    "--once", is_flag=True, help="Print the figures once (over one second; of a quiet one, latencies since the start) and end."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per snapshot, as GET /api/stats has it.")
 @setting_options
 def top(
@@ -57,7 +59,7 @@ def top(
             screen = _Terminal() if sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and not once else _Plain()
         with screen:
             if once:
-                screen.show(source.once())
+                screen.show(source.once() if as_json else _not_only_now(source.once()))
             else:
                 _watch(source, screen)
 
@@ -89,13 +91,19 @@ class _Source:
     def decoded(self, data: bytes) -> dict[str, Any]:
         with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
             snapshot: dict[str, Any] = json.loads(data)
-            render(snapshot, width=80)  # whatever is not a snapshot shows here
+            render(_not_only_now(snapshot), width=80)  # whatever is not a snapshot shows here
             return snapshot
         raise ClientError(f"{self.url} answers, but not with figures: is this the ops address of a Tidegate of this version?")
 
 
 def _hint(status: int) -> str:
     return {401: " (the key is TIDEGATE_API_KEY, the same as the gateway's)", 404: " (is this the ops address?)"}.get(status, "")
+
+
+def _not_only_now(snapshot: dict[str, Any]) -> dict[str, Any]:
+    """Of a second in which nothing happened nobody learns how fast it goes: then the latencies are those since the start."""
+    is_quiet = not any(one["count"] for one in snapshot["latency"])
+    return {**snapshot, "latency": snapshot["latency_total"]} if is_quiet else snapshot
 
 
 def _watch(source: _Source, screen: _Screen, sleep: Callable[[float], None] = time.sleep) -> None:

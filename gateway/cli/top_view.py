@@ -28,6 +28,7 @@ _LATENCIES = {
     "fanout": "fan-out",
     "ping_rtt": "ping round trip",
 }
+_SIGNS = {"at_most": "≤", "more_than": ">"}
 
 
 def render(snapshot: Snapshot, *, width: int, height: int | None = None, note: str = "") -> list[Styled]:
@@ -105,7 +106,7 @@ def _summary(snapshot: Snapshot) -> Iterable[tuple[str, Sequence[str], str]]:
     )
     if drain["draining"]:
         overdue = [f"{drain['overdue_seconds']:.0f} s overdue"] if drain["overdue_seconds"] else []
-        yield _line("drain", f"{_count(drain['connections_left'])} connections left", *overdue, look=BOLD)
+        yield _line("drain", f"{_counted(drain['connections_left'], 'connection')} left", *overdue, look=BOLD)
 
 
 def _line(name: str, *parts: str, look: str = "") -> tuple[str, Sequence[str], str]:
@@ -126,20 +127,30 @@ def _wrapped(name: str, parts: Sequence[str], width: int) -> list[str]:
 
 def _latency(latencies: Sequence[Snapshot]) -> list[Styled]:
     window = next((one["window_seconds"] for one in latencies if one["window_seconds"]), None)
-    title = "latency" if window is None else f"latency, {window:.0f} s"
+    seen = any(one["count"] for one in latencies)
+    title = f"latency, {window:.0f} s" if window is not None else "latency, since start" if seen else "latency"
     lines: list[Styled] = [(f"{title:<22}{'p50':>8}{'p90':>9}{'p99':>9}{'seen':>7}", DIM)]
     for one in latencies:
         name = visible(_LATENCIES.get(one["name"], one["name"].replace("_", " ")))
-        times = "".join(f"{time_text(one[part]):>9}" for part in ("p50_seconds", "p90_seconds", "p99_seconds"))
+        times = "".join(f"{_percentile(one, part):>9}" for part in ("p50", "p90", "p99"))
         lines.append((f"{cut(name, 20):<21}{times}{_count(one['count']):>7}", ""))
     return lines
+
+
+def _percentile(latency: Snapshot, part: str) -> str:
+    """Of a bucket's bound it is said that it is one."""
+    seconds, sign = latency[f"{part}_seconds"], _SIGNS.get(latency["bounds"].get(part), "")
+    if seconds is None or not sign:
+        return time_text(seconds)
+    value, unit = (seconds, "s") if seconds >= 1 else (seconds * 1e3, "ms") if seconds >= 0.001 else (seconds * 1e6, "µs")
+    return f"{sign} {value:.4g} {unit}"
 
 
 def _rooms(rooms: Snapshot, width: int, most: int) -> list[Styled]:
     """The busiest; when nobody says anything, the largest."""
     listed = rooms["top_by_rate"] or rooms["top_by_members"]
     name_width = max(10, width - 20)
-    title = f"{_count(rooms['rooms'])} rooms, {_count(rooms['users'])} users"
+    title = f"{_counted(rooms['rooms'], 'room')}, {_counted(rooms['users'], 'user')}"
     lines: list[Styled] = [(f"{title:<{name_width}}{'members':>10}{'msg/s':>9}", DIM)]
     for room in listed[: max(most, 1)]:
         name = cut(visible(room["name"]), name_width - 1)
@@ -194,6 +205,10 @@ def cut(text: str, width: int) -> str:
 
 def _count(value: float | None) -> str:
     return "-" if value is None else f"{value:,.0f}"
+
+
+def _counted(value: float, what: str) -> str:
+    return f"{_count(value)} {what}{'' if value == 1 else 's'}"
 
 
 def _rate(value: float | None) -> str:

@@ -59,14 +59,21 @@ class Messages(Struct, frozen=True):
 
 
 class Latency(Struct, frozen=True):
-    """Percentiles of one histogram over the last seconds, as near as its buckets tell."""
+    """Percentiles of one histogram, as near as its buckets tell."""
 
     name: Annotated[str, Meta(description="Of the metric, without prefix and unit, such as `delivery_confirm`.")]
-    window_seconds: float | None
+    window_seconds: Annotated[float, Meta(description="What it looks back; null: since the start, or a first snapshot.")] | None
     count: Annotated[int, Meta(description="Observations in the window.")]
     p50_seconds: float | None
     p90_seconds: float | None
     p99_seconds: float | None
+    bounds: Annotated[
+        dict[str, str],
+        Meta(
+            description="Percentiles (`p50`, `p90`, `p99`) of which nothing nearer is known than a bucket's bound, which is what is"
+            " given: `at_most` (fewer than ten observations, or all in one bucket) or `more_than` (above the last bound)."
+        ),
+    ]
 
 
 class RoomFigures(Struct, frozen=True):
@@ -150,7 +157,8 @@ class Snapshot(Struct, frozen=True):
     node: Node
     connections: Connections
     messages: Messages
-    latency: list[Latency]
+    latency: Annotated[list[Latency], Meta(description="Over the last seconds.")]
+    latency_total: Annotated[list[Latency], Meta(description="The same since the start.")]
     rooms: Rooms
     closes: list[Closes]
     drain: Drain

@@ -10,7 +10,7 @@ import heapq
 import platform
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 
 from .figures import (
@@ -83,6 +83,7 @@ class Statistics:
             connections=_connections(change, self._sources.connection_limit),
             messages=_messages(change),
             latency=self._latencies(change.now),
+            latency_total=[_latency(name, None, buckets) for name, buckets in self._histograms(change.now)],
             rooms=rooms,
             closes=_closes(change),
             drain=self._drain(change.now),
@@ -106,13 +107,16 @@ class Statistics:
     def _latencies(self, now: Sample) -> list[Latency]:
         at, before = self._readings[0] if self._readings else (None, {})
         window = None if at is None else round(now.at - at, 1)
-        found = []
+        return [
+            _latency(name, window, {} if at is None else subtracted(buckets, before.get(name, {})))
+            for name, buckets in self._histograms(now)
+        ]
+
+    def _histograms(self, now: Sample) -> Iterator[tuple[str, Buckets]]:
         for name in LATENCIES:
             buckets = now.histograms.get(PREFIX + name)
             if buckets is not None and not (self._sources.broker == "memory" and name.startswith("broker_")):  # it has no way to go
-                change = {} if at is None else subtracted(buckets, before.get(name, {}))
-                found.append(_latency(name.removesuffix("_seconds"), window, change))
-        return found
+                yield name, buckets
 
     def _drain(self, now: Sample) -> Drain:
         draining = self._sources.health.statistics().state.value == "draining" or self._sources.server.admission.draining
@@ -195,7 +199,8 @@ def _messages(change: _Change) -> Messages:
 
 def _latency(name: str, window: float | None, buckets: Buckets) -> Latency:
     p50, p90, p99 = (quantile(share, buckets) for share in (0.5, 0.9, 0.99))
-    return Latency(name, window, count(buckets), p50, p90, p99)
+    bounds = {part: one.is_bound for part, one in (("p50", p50), ("p90", p90), ("p99", p99)) if one.is_bound}
+    return Latency(name.removesuffix("_seconds"), window, count(buckets), p50.value, p90.value, p99.value, bounds)
 
 
 async def _rooms(change: _Change, users: int) -> Rooms:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.console.quantiles import added, count, quantile, subtracted
+from gateway.console.quantiles import AT_MOST, MORE_THAN, Quantile, added, count, quantile, subtracted
 
 INF = math.inf
 
@@ -16,18 +16,32 @@ INF = math.inf
 @pytest.mark.parametrize(
     ("share", "buckets", "value"),
     [
-        (0.5, {}, None),
-        (0.5, {1.0: 0.0, INF: 0.0}, None),
-        (0.5, {1.0: 10.0, INF: 10.0}, 0.5),
-        (1.0, {1.0: 10.0, 2.0: 10.0, INF: 10.0}, 1.0),
-        (0.5, {1.0: 0.0, 2.0: 10.0, INF: 10.0}, 1.5),
-        (0.75, {1.0: 5.0, 3.0: 10.0, INF: 10.0}, 2.0),
-        (0.99, {1.0: 5.0, 2.0: 5.0, INF: 10.0}, 2.0),
-        (0.0, {1.0: 5.0, 2.0: 10.0, INF: 10.0}, 0.0),
+        (0.5, {}, Quantile(None)),
+        (0.5, {1.0: 0.0, INF: 0.0}, Quantile(None)),
+        (0.25, {1.0: 10.0, 2.0: 20.0, INF: 20.0}, Quantile(0.5)),
+        (1.0, {1.0: 10.0, 2.0: 20.0, INF: 20.0}, Quantile(2.0)),
+        (0.75, {1.0: 5.0, 3.0: 10.0, INF: 10.0}, Quantile(2.0)),
+        (0.0, {1.0: 5.0, 2.0: 10.0, INF: 10.0}, Quantile(0.0)),
     ],
 )
-def test_values_are_spread_evenly_within_their_bucket(share: float, buckets: dict[float, float], value: float | None) -> None:
-    """As Prometheus has it; what is above the last bound is given as that bound, and of nothing there is no percentile."""
+def test_values_are_spread_evenly_within_their_bucket(share: float, buckets: dict[float, float], value: Quantile) -> None:
+    """As Prometheus has it; of nothing there is no percentile."""
+    assert quantile(share, buckets) == value
+
+
+@pytest.mark.parametrize(
+    ("share", "buckets", "value"),
+    [
+        (0.5, {1.0: 0.0, 2.0: 1.0, INF: 1.0}, Quantile(2.0, AT_MOST)),
+        (0.5, {1.0: 8.0, 2.0: 9.0, INF: 9.0}, Quantile(1.0, AT_MOST)),
+        (0.99, {1.0: 8.0, 2.0: 9.0, INF: 9.0}, Quantile(2.0, AT_MOST)),
+        (0.99, {1.0: 500.0, 2.0: 500.0, INF: 500.0}, Quantile(1.0, AT_MOST)),
+        (0.99, {1.0: 5.0, 2.0: 5.0, INF: 10.0}, Quantile(2.0, MORE_THAN)),
+        (0.5, {1.0: 0.0, INF: 1.0}, Quantile(1.0, MORE_THAN)),
+    ],
+)
+def test_nothing_is_made_up_of_a_few_values(share: float, buckets: dict[float, float], value: Quantile) -> None:
+    """Of fewer than ten, of all in one bucket and of those above the last bound only a bound is known, and said to be one."""
     assert quantile(share, buckets) == value
 
 
@@ -52,7 +66,7 @@ def test_percentiles_rise_with_the_share_and_lie_in_a_bucket_that_holds_somethin
     before, now = cumulated(first), added(cumulated(first), cumulated(more))
     change = subtracted(now, before)
     assert count(change) == sum(more)
-    found = [quantile(share, change) for share in (0.5, 0.9, 0.99)]
+    found = [quantile(share, change).value for share in (0.5, 0.9, 0.99)]
     if not sum(more):
         assert found == [None] * 3
         return

@@ -59,10 +59,26 @@ async def test_percentiles_look_back_over_some_seconds_only() -> None:
         return latency.count, latency.p50_seconds, latency.p99_seconds
 
     assert await take(0, 50) == (0, None, None)
-    assert await take(10, 50) == (10, 0.05, pytest.approx(0.099))
+    assert await take(10, 50) == (10, 0.1, 0.1)
+    assert await take(10, 70) == (30, pytest.approx(0.325), pytest.approx(0.98650))
     for _ in range(WINDOW - 1):
-        await take(10, 50)
-    assert await take(10, 50) == (0, None, None)
+        await take(10, 70)
+    assert await take(10, 70) == (0, None, None)
+
+
+async def test_a_percentile_that_is_only_a_bound_is_said_to_be_one() -> None:
+    """After a first message nobody knows more than its bucket; what was seen since the start is told besides."""
+    clock = Clock()
+    statistics, families = telling(WebSocketServer(), clock)
+    families.histogram("tidegate_handshake_seconds", {"0.1": 0, "1.0": 0, "+Inf": 1})
+    (first,) = (await statistics.take()).latency_total
+    assert (first.window_seconds, first.count, first.p99_seconds, first.bounds["p99"]) == (None, 1, 1.0, "more_than")
+    clock.now += 1
+    families.histogram("tidegate_handshake_seconds", {"0.1": 0, "1.0": 1, "+Inf": 2})
+    snapshot = await statistics.take()
+    (latency,), (total,) = snapshot.latency, snapshot.latency_total
+    assert (latency.count, latency.p50_seconds, latency.bounds) == (1, 1.0, dict.fromkeys(("p50", "p90", "p99"), "at_most"))
+    assert (total.count, total.bounds) == (2, {"p50": "at_most", "p90": "more_than", "p99": "more_than"})
 
 
 async def test_the_largest_and_the_busiest_rooms_are_named() -> None:

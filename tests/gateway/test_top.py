@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,8 +33,14 @@ def snapshot(**changes: Any) -> dict[str, Any]:
         connections=figures.Connections(148, 160, 10_000, 148, 0, 900, 2, 2.0, 0.0, 12.0),
         messages=figures.Messages(2715, 300_000, 79_776, 9_000_000, 150.0, 25_800.0, 4524.0, 752_640.0),
         latency=[
-            figures.Latency("delivery_confirm", 10.0, 35, 0.0116, 0.0344, 1.5),
-            figures.Latency("handling", 10.0, 0, None, None, None),
+            figures.Latency("delivery_confirm", 10.0, 35, 0.0116, 0.0344, 1.5, {}),
+            figures.Latency("handling", 10.0, 0, None, None, None, {}),
+        ],
+        latency_total=[
+            figures.Latency(
+                "delivery_confirm", None, 9, 0.025, 0.25, 10.0, {"p50": "at_most", "p90": "at_most", "p99": "more_than"}
+            ),
+            figures.Latency("handling", None, 1, 0.00005, 0.00005, 0.00005, dict.fromkeys(("p50", "p90", "p99"), "at_most")),
         ],
         rooms=figures.Rooms(2, 1, 60, [figures.RoomFigures("lobby", 50, 55.0)], [figures.RoomFigures("chat:1", 10, 90.0)]),
         closes=[figures.Closes("slow-consumer", "server", 12, 0.0)],
@@ -219,6 +226,20 @@ def test_once_prints_one_and_ends() -> None:
         for result in (run("--once", "--ops-url", url), run("--once", "--ops-url", url, "--api-key", "k", key=None)):
             assert (result.exit_code, "148 now" in result.stdout, "\x1b" in result.stdout) == (0, True, False)
         assert ops.asked == ["/api/stats"] * 2
+
+
+def test_once_of_a_quiet_second_tells_the_latencies_since_the_start() -> None:
+    """Under a heading that says so, and bounds of buckets as bounds; a busy second, and --json, stay as they are."""
+    quiet = snapshot()
+    quiet["latency"] = [{**one, "count": 0, "p50_seconds": None} for one in quiet["latency"]]
+    with serving(quiet) as (url, _):
+        text = run("--once", "--ops-url", url).stdout
+        assert json.loads(run("--once", "--json", "--ops-url", url).stdout) == quiet
+    assert "latency, since start" in text
+    assert re.search(r"delivery confirmed +≤ 25 ms +≤ 250 ms +> 10 s +9$", text, re.MULTILINE)
+    assert re.search(r"handling +≤ 50 µs +≤ 50 µs +≤ 50 µs +1$", text, re.MULTILINE)
+    with serving(snapshot()) as (url, _):
+        assert "latency, 10 s" in run("--once", "--ops-url", url).stdout
 
 
 def test_json_is_what_the_api_says() -> None:
