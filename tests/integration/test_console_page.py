@@ -72,12 +72,17 @@ async def test_what_strangers_choose_is_shown_as_text() -> None:
 
 
 async def test_the_key_is_asked_for_kept_in_the_tab_and_forgotten() -> None:
-    """A wrong one is told; the right one survives a reload but no other tab; it can be forgotten."""
+    """Without it nothing is claimed or can be tried; a wrong one is told until the right one comes, which survives a reload."""
     async with console() as shown:
         await shown.open(key=None)
         page = shown.page
         await expect(shown.key_field).to_be_focused()
         assert not re.search(r"\d", await shown.figure("connections.now").text_content())
+        for claim in ("#rooms-empty", "#closes-empty"):
+            await expect(page.locator(claim)).to_be_hidden()
+        for box in ("inspect", "publish", "listen"):
+            await expect(page.locator(f"#{box}-note")).to_have_text("Enter the API key above.")
+            await expect(page.locator(f"#{box}-room")).to_be_disabled()
         await shown.key_field.fill("wrong-key")
         await page.get_by_role("button", name="Use this key").click()
         await expect(page.get_by_role("alert")).to_contain_text("This is not the API's key")
@@ -86,6 +91,13 @@ async def test_the_key_is_asked_for_kept_in_the_tab_and_forgotten() -> None:
         await page.keyboard.press("Enter")
         await shown.live()
         await expect(shown.key_field).to_be_hidden()
+        await expect(page.locator("#rooms-empty, #closes-empty")).to_have_text(
+            ["Nobody is in a room.", "No client has disconnected yet."]
+        )
+        for box in ("inspect", "publish", "listen"):
+            await expect(page.locator(f"#{box}-note")).to_have_text("")
+            await expect(page.locator(f"#{box}-room")).to_be_enabled()
+        assert "API's key" not in await page.content()
         await page.reload()
         await shown.live()
         assert API_KEY not in await page.content()
@@ -110,6 +122,7 @@ async def test_without_a_key_there_are_figures_and_word_of_how_to_set_one() -> N
         await page.get_by_label("Room to listen to").fill("lobby")
         await page.locator("#listen-button").click()
         await expect(page.locator("#listen-note")).to_contain_text("TIDEGATE_API_KEY")
+        await expect(page.locator("#listen-note")).not_to_contain_text("`")
 
 
 async def test_what_is_published_is_heard() -> None:
@@ -236,6 +249,7 @@ async def test_a_drain_is_shown_and_not_held_up() -> None:
             (drained,) = shown.gateway.events("drained")
             assert drained["aborted"] == 0
             await expect(page.locator("#link")).to_contain_text("trying again")
+            await expect(page.locator("#state")).to_have_text("gone")
 
 
 async def test_pause_stops_asking() -> None:

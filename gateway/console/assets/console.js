@@ -1,8 +1,8 @@
 // The page's life: connects, asks for a key when one is wanted, comes back after an interruption, and rests while nobody looks.
 
 import { ask, events, hasKey, Refused, setKey } from "./stream.js";
-import { find, show } from "./figures.js";
-import "./tools.js";
+import { find, show, state } from "./figures.js";
+import { allow } from "./tools.js";
 
 const FIRST_WAIT_MS = 500, LONGEST_WAIT_MS = 10_000, SILENCE_MS = 10_000;
 let current = null, wait = FIRST_WAIT_MS, timer = 0, isPaused = false, needsKey = false;
@@ -32,14 +32,16 @@ async function watch() {
     lost(mine, "The gateway ended the stream");
   } catch (error) {
     if (error instanceof Refused && error.status === 401) wanted(error);
-    else lost(mine, error instanceof Refused ? error.message : "The gateway does not answer");
+    else if (error instanceof Refused) lost(mine, error.message);
+    else lost(mine, "The gateway does not answer", true);
   } finally {
     clearTimeout(silence);
   }
 }
 
-function lost(mine, why) {
+function lost(mine, why, isGone = false) {
   if (mine !== current || isPaused || document.hidden) return;
+  if (isGone) state("gone");
   const pause = wait * (0.5 + Math.random());
   wait = Math.min(wait * 2, LONGEST_WAIT_MS);
   link("lost", `${why.replace(/\.$/, "")}; trying again`);
@@ -54,6 +56,8 @@ function wanted(error) {
   find("key-form").hidden = false;
   find("key-error").textContent = hasKey() ? `${error.message} Is it the gateway's TIDEGATE_API_KEY?` : "";
   setKey("");
+  state("unknown");
+  allow(false, "Enter the API key above.");
   find("forget").hidden = true;
   find("key").focus();
   find("key").select();
@@ -61,7 +65,8 @@ function wanted(error) {
 
 function accepted(isKeySet) {
   find("key-form").hidden = true;
-  find("key").value = "";
+  find("key").value = find("key-error").textContent = "";
+  allow(true);
   find("forget").hidden = !(isKeySet && hasKey());
   find("no-key").hidden = isKeySet;
 }

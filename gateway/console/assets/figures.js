@@ -25,6 +25,7 @@ export function span(seconds) {
   if (days) return `${days} d ${hours} h`;
   return hours ? `${hours} h ${minutes} min` : minutes ? `${minutes} min ${Math.floor(seconds % 60)} s` : `${Math.floor(seconds)} s`;
 }
+const counted = (count, what) => `${number(count)} ${what}${count === 1 ? "" : "s"}`;
 const FORMS = { rate, bytes, time, span, percent: (value) => `${(value * 100).toFixed(0)} %` };
 const form = (value, as = number) => (value === null || value === undefined ? "–" : as(value));
 
@@ -92,14 +93,26 @@ for (const [id, by] of [["by-members", "top_by_members"], ["by-rate", "top_by_ra
   });
 }
 
+// A percentile; of the bound of a bucket it is said that it is one.
+const PARTS = ["p50", "p90", "p99"];
+const SIGNS = { at_most: "≤ ", more_than: "> " };
+function percentile(one, part) {
+  const sign = SIGNS[one.bounds[part]];
+  return sign ? sign + boundary(one[`${part}_seconds`]) : form(one[`${part}_seconds`], time);
+}
+function boundary(seconds) {
+  const [unit, units] = seconds >= 1 ? ["s", 1] : seconds >= 0.001 ? ["ms", 1e3] : ["µs", 1e6];
+  return `${Number((seconds * units).toPrecision(4))} ${unit}`;
+}
+
 function showLatency(latency) {
   const first = latency.find((one) => one.count > 0) ?? latency[0];
   fill(find("latencies"), latency.map((one) => [
-    [LATENCIES[one.name] ?? one.name, "word"], [form(one.p50_seconds, time)], [form(one.p90_seconds, time)], [form(one.p99_seconds, time)], [form(one.count)],
+    [LATENCIES[one.name] ?? one.name, "word"], ...PARTS.map((part) => [percentile(one, part)]), [form(one.count)],
   ]));
   if (!first) return;
   find("latency-name").textContent = LATENCIES[first.name] ?? first.name;
-  for (const part of ["p50", "p90", "p99"]) find(`latency-${part}`).textContent = form(first[`${part}_seconds`], time);
+  for (const part of PARTS) find(`latency-${part}`).textContent = percentile(first, part);
   if (first.window_seconds) find("latency-window").textContent = `last ${Math.round(first.window_seconds)} s`;
   sparks.latency.add(first.p99_seconds);
 }
@@ -151,15 +164,18 @@ function showDrain({ drain }) {
   find("drain-text").textContent = `${number(drain.connections_left)} of ${number(mostToDrain)} connections are still to be closed${overdue}.`;
 }
 
+export function state(text) { find("state").textContent = find("state").dataset.state = text; }
+
 export function show(snapshot) {
   for (const place of document.querySelectorAll("[data-figure]")) {
     const value = place.dataset.figure.split(".").reduce((found, name) => found?.[name], snapshot);
     const text = value === null && place.dataset.none ? place.dataset.none : typeof value === "string" ? value : form(value, FORMS[place.dataset.as]);
     if (place.textContent !== text) place.textContent = text;
   }
-  find("state").textContent = find("state").dataset.state = snapshot.node.state;
+  state(snapshot.node.state);
   showLatency(snapshot.latency);
   lastRooms = snapshot.rooms;
+  find("rooms-sum").textContent = `${counted(lastRooms.rooms, "room")} · ${counted(lastRooms.users, "user")}`;
   showRooms(snapshot.rooms);
   showLedger(snapshot.ledger);
   fill(find("closes"), snapshot.closes.map((one) => [[one.reason, "name"], [one.initiator, "word"], [form(one.total)], [form(one.per_second, rate)]]));

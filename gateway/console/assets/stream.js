@@ -16,7 +16,7 @@ export function setKey(value) {
 export const hasKey = () => key !== "";
 
 export class Refused extends Error {
-  constructor(status, detail) { super(detail); this.status = status; }
+  constructor(status, detail) { super(detail.replaceAll("`", "")); this.status = status; }
 }
 
 // A response with a good status. Throws Refused with what the problem document says.

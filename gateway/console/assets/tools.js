@@ -15,6 +15,14 @@ function reason(error) {
   return error instanceof TypeError ? "The gateway does not answer." : error.message;
 }
 
+// What cannot be done yet cannot be tried: `why` says what is missing, and goes with what else was said meanwhile.
+export function allow(can, why = "") {
+  const boxes = [...document.querySelectorAll(".tool fieldset")];
+  if (can && !boxes.some((box) => box.disabled)) return;
+  for (const box of boxes) box.disabled = !can;
+  for (const id of ["inspect-note", "publish-note", "listen-note"]) note(id, why);
+}
+
 // ── look into a room ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 let looked = null; // { room, timer, before, connection }
@@ -127,7 +135,7 @@ async function listen(room) {
   try {
     const response = await ask(roomPath(room, "/stream"), { signal: mine.signal });
     for await (const [name, data] of events(response)) {
-      if (name === "joined") note("listen-note", `Listening as ${data.connection}.`, "good");
+      if (name === "joined") note("listen-note", `Listening as ${data.connection}: one more member of the room, but no connection of a client.`, "good");
       else if (name === "message") hear(data);
       else if (name === "closed") { note("listen-note", `Closed by the gateway: ${data.code} ${data.reason}.`, "bad"); mine.abort(); }
     }
