@@ -18,13 +18,15 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 
 from middleware.close import Close
 
-from .client_http import ClientError, Reply, healthy, publish, reason_of, request
+from .client_http import ClientError, Reply, healthy, is_refused, publish, reason_of, request
 
-__all__ = ["Backoff", "ClientError", "Ended", "Reply", "healthy", "listen", "publish", "request", "room_url"]
+__all__ = ["Backoff", "ClientError", "Ended", "Reply", "healthy", "listen", "publish", "reason_of", "request", "room_url"]
 
 LARGEST_MESSAGE_BYTES = 16 << 20
 STEADY_SECONDS = 10.0
 """A connection that lasted so long was a success: the next attempt waits as little as the first."""
+LEAST_WAIT_SECONDS = 0.1
+"""However the dice fall: who comes back at once finds what it left."""
 RETRYABLE_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 Say = Callable[[str], None]
@@ -51,7 +53,7 @@ class Backoff:
 
     def next_seconds(self, at_least: float = 0.0) -> float:
         """The next wait; never less than ``at_least``, what a server asked for, and still spread above it."""
-        wait = at_least + self._bound * self._rng()
+        wait = at_least + max(LEAST_WAIT_SECONDS, self._bound * self._rng())
         self._bound = min(self._most, self._bound * 2)
         return wait
 
@@ -75,13 +77,17 @@ async def listen(
     """
     backoff = backoff or Backoff()
     clock = asyncio.get_running_loop().time
+    has_hinted = False
     while True:
         at_least = 0.0
         try:
             connection = await _connect(url, token)
         except _Later as later:
             why, at_least = str(later), later.seconds
+            if later.hint and not has_hinted:  # once will do
+                why, has_hinted = f"{why}; {later.hint}", True
         else:
+            has_hinted = True
             say(f"connected to {url}")
             started = clock()
             try:
@@ -99,11 +105,15 @@ async def listen(
 
 
 class _Later(Exception):
-    """This attempt failed; another may not, after ``seconds``."""
+    """This attempt failed; another may not, after ``seconds``, or after what the ``hint`` asks for."""
 
-    def __init__(self, text: str, seconds: float = 0.0) -> None:
+    def __init__(self, text: str, seconds: float = 0.0, hint: str = "") -> None:
         super().__init__(text)
         self.seconds = seconds
+        self.hint = hint
+
+
+_NOT_HERE = " (is this the public listener? --url is its address alone: ws://127.0.0.1:8000; the room is put behind it)"
 
 
 async def _connect(url: str, token: str | None) -> ClientConnection:
@@ -114,14 +124,20 @@ async def _connect(url: str, token: str | None) -> ClientConnection:
         response = refused.response
         text = "refused: " + Reply(response.status_code, bytes(response.body or b"")).detail()
         if response.status_code not in RETRYABLE_STATUSES:
-            raise Ended(text) from None
+            raise Ended(text + _NOT_HERE if _is_elsewhere(text, url) else text) from None
         raise _Later(text, _retry_after(response.headers.get("Retry-After"))) from None
-    except InvalidURI as wrong:
-        raise Ended(str(wrong)) from None
+    except InvalidURI:
+        raise Ended(f"{url} is not a ws:// or wss:// address") from None
     except ssl.SSLCertVerificationError as error:
         raise Ended(f"the certificate is not good: {error.verify_message}") from None
     except (OSError, InvalidHandshake) as error:
-        raise _Later(f"no connection: {reason_of(error)}") from None
+        hint = "is the gateway running (--url)?" if is_refused(error) else ""
+        raise _Later(f"no connection: {reason_of(error)}", hint=hint) from None
+
+
+def _is_elsewhere(refusal: str, url: str) -> bool:
+    """Whether a refusal looks like that of another listener (without a word of ours), or of an address with a room too many."""
+    return refusal.startswith(("refused: 400 Bad Request", "refused: 404")) or url.count("/ws/") > 1
 
 
 def _retry_after(value: str | None) -> float:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.client
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-__all__ = ["ClientError", "Reply", "events", "healthy", "publish", "reason_of", "request"]
+__all__ = ["ClientError", "Reply", "events", "healthy", "is_refused", "publish", "reason_of", "request"]
 
 LARGEST_REPLY_BYTES = 1 << 20
+_ERRNO = re.compile(r"\[Errno -?[0-9]+\] ?")
 
 
 class ClientError(Exception):
@@ -41,6 +44,14 @@ class Reply:
             problem = json.loads(self.body)
             return f"{self.status} {problem.get('detail') or problem['title']}"
         return f"{self.status} {http.client.responses.get(self.status, '')}".strip()
+
+    def why(self) -> str:
+        """``detail``, and of a refusal by the API what may help."""
+        detail = self.detail()
+        if self.status == 401:
+            return f"{detail} (the key is TIDEGATE_API_KEY, the same as the gateway's)"
+        is_elsewhere = detail.startswith(("404 There is nothing at this address", "404 Not Found"))
+        return f"{detail} (is this the ops address?)" if is_elsewhere else detail
 
 
 def request(
@@ -81,9 +92,7 @@ def _response(
         with connection.getresponse() as response:
             yield response
     except (OSError, http.client.HTTPException) as error:
-        hint = (
-            "; is the gateway running, with its ops listener here (--ops-url)?" if isinstance(error, ConnectionRefusedError) else ""
-        )
+        hint = "; is the gateway running, with its ops listener here (--ops-url)?" if is_refused(error) else ""
         raise ClientError(f"no answer from {address.scheme}://{address.netloc}: {reason_of(error)}{hint}") from None
     finally:
         connection.close()
@@ -93,13 +102,11 @@ def events(
     url: str,
     *,
     headers: Mapping[str, str] | None = None,
-    hint: Callable[[int], str] = lambda status: "",
     timeout_seconds: float = 30.0,
 ) -> Iterator[bytes]:
     """The data of a stream's events (WHATWG HTML §9.2), of one line each, until the server ends it.
 
     Args:
-        hint: what else to say of a refusal with this status.
         timeout_seconds: how long the server may be silent.
 
     Raises:
@@ -108,7 +115,7 @@ def events(
     with _response("GET", url, None, headers, timeout_seconds) as response:
         if response.status != 200:
             reply = Reply(response.status, response.read(LARGEST_REPLY_BYTES))
-            raise ClientError(f"refused: {reply.detail()}{hint(reply.status)}", final=reply.status < 500)
+            raise ClientError(f"refused: {reply.why()}", final=reply.status < 500)
         while line := response.readline(LARGEST_REPLY_BYTES):
             if line.startswith(b"data: "):
                 yield line[6:].rstrip(b"\r\n")
@@ -137,8 +144,7 @@ def publish(
     url = f"{ops_url.rstrip('/')}/api/rooms/{quote(room, safe='')}/messages"
     reply = request("POST", url, body=payload, headers=headers, timeout_seconds=timeout_seconds)
     if not 200 <= reply.status < 300:
-        hint = " (the key is TIDEGATE_API_KEY, the same as the gateway's)" if reply.status == 401 else ""
-        raise ClientError(f"not published: {reply.detail()}{hint}")
+        raise ClientError(f"not published: {reply.why()}")
     try:
         return dict(json.loads(reply.body))
     except (ValueError, TypeError):
@@ -156,6 +162,13 @@ def healthy(ops_url: str, path: str = "/healthz", *, timeout_seconds: float = 3.
 
 def reason_of(error: BaseException) -> str:
     """What went wrong, in the words of the system."""
-    number = getattr(error, "errno", None)
-    text = os.strerror(number) if isinstance(number, int) and number > 0 else str(error)
-    return (text or type(error).__name__).strip().lower()
+    number = errno.ECONNREFUSED if is_refused(error) else getattr(error, "errno", None)
+    if isinstance(number, int) and number > 0:
+        return os.strerror(number).lower()
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return _ERRNO.sub("", text).strip().lower()
+
+
+def is_refused(error: BaseException) -> bool:
+    """Whether nobody listens there; of a name with several addresses asyncio makes one error, in words."""
+    return isinstance(error, ConnectionRefusedError) or f"[Errno {errno.ECONNREFUSED}]" in str(error)

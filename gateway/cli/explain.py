@@ -58,8 +58,7 @@ def _answer(ops_url: str, asked: dict[str, str], key: str | None, *, as_json: bo
     headers = {"accept": "application/json" if as_json else "text/plain"} | ({"authorization": f"Bearer {key}"} if key else {})
     reply = request("GET", f"{ops_url.rstrip('/')}/api/explain?{urlencode(asked)}", headers=headers)
     if reply.status != 200:
-        hint = " (the key is TIDEGATE_API_KEY, the same as the gateway's)" if reply.status == 401 else ""
-        raise ClientError(f"no explanation: {reply.detail()}{hint}")
+        raise ClientError(f"no explanation: {reply.why()}")
     from ..visible import visible
 
     return "\n".join(visible(line) for line in reply.body.decode(errors="replace").splitlines())

@@ -80,12 +80,12 @@ class _Source:
         """One snapshot. Raises ``ClientError``."""
         reply = request("GET", self.url + _ONCE, headers=self._headers)
         if reply.status != 200:
-            raise ClientError(f"no figures: {reply.detail()}{_hint(reply.status)}")
+            raise ClientError(f"no figures: {reply.why()}")
         return self.decoded(reply.body)
 
     def stream(self) -> Iterator[dict[str, Any]]:
         """Snapshots, until the gateway ends it. Raises ``ClientError``."""
-        for data in events(self.url + _STREAM, headers=self._headers, hint=_hint):
+        for data in events(self.url + _STREAM, headers=self._headers):
             yield self.decoded(data)
 
     def decoded(self, data: bytes) -> dict[str, Any]:
@@ -94,10 +94,6 @@ class _Source:
             render(_not_only_now(snapshot), width=80)  # whatever is not a snapshot shows here
             return snapshot
         raise ClientError(f"{self.url} answers, but not with figures: is this the ops address of a Tidegate of this version?")
-
-
-def _hint(status: int) -> str:
-    return {401: " (the key is TIDEGATE_API_KEY, the same as the gateway's)", 404: " (is this the ops address?)"}.get(status, "")
 
 
 def _not_only_now(snapshot: dict[str, Any]) -> dict[str, Any]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import http.server
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -20,7 +22,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
-from gateway.cli.client import Backoff, ClientError, Ended, healthy, listen, publish, request, room_url
+from gateway.cli.client import Backoff, ClientError, Ended, healthy, listen, publish, reason_of, request, room_url
 from tests.needs import free_port
 
 Handler = Callable[[ServerConnection], Awaitable[None]]
@@ -42,7 +44,12 @@ def test_backoff_stays_within_what_was_asked_and_its_bound(dice: float, asked: f
     """Never sooner than the server asked, never more than the bound later, however often it failed."""
     backoff = Backoff(first_seconds=0.5, most_seconds=30, rng=lambda: dice)
     for _ in range(attempts):
-        assert asked <= backoff.next_seconds(asked) <= asked + 30
+        assert asked + 0.1 <= backoff.next_seconds(asked) <= asked + 30
+
+
+def test_backoff_never_comes_back_at_once() -> None:
+    """However the dice fall."""
+    assert Backoff(rng=lambda: 0.0).next_seconds() == 0.1
 
 
 @pytest.mark.parametrize("bounds", [(0, 1), (-1, 1), (2, 1)])
@@ -203,9 +210,10 @@ async def test_a_lost_connection_is_made_again() -> None:
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404])
 async def test_a_refusal_that_would_repeat_is_final(status: int) -> None:
-    """The user is told the status and the server's own words."""
+    """The user is told the status and the server's own words; of an address that does not exist also what ``--url`` is."""
     _, end, waits, _ = await heard(Script((status, {})))
-    assert end == f"refused: {status} not today"
+    assert end.startswith(f"refused: {status} not today")
+    assert ("is this the public listener?" in end) == (status == 404)
     assert waits == []
 
 
@@ -218,6 +226,13 @@ async def test_a_full_server_is_asked_again_when_it_said(header: dict[str, str],
         messages, _, waits, _ = await heard(Script((status, header), says("in")))
         assert messages == ["in"]
         assert waits == [wait]
+
+
+async def test_a_room_in_the_address_of_the_gateway_is_told() -> None:
+    """``--url`` with ``/ws/lobby`` is refused as a wrong room: what is meant by it is said beside."""
+    async with Script((400, {})).running() as script:
+        with pytest.raises(Ended, match=r"not today \(is this the public listener\? --url is its address alone"):
+            await anext(listen(room_url(f"{script.url}/ws/lobby", "lobby")))
 
 
 async def test_nobody_there_is_retried() -> None:
@@ -234,13 +249,14 @@ async def test_nobody_there_is_retried() -> None:
     with pytest.raises(asyncio.CancelledError):
         async for _ in listen(url, sleep=thrice, say=said.append, backoff=Backoff(rng=lambda: 1.0)):
             pass
-    assert said[0] == "no connection: connection refused; again in 0.5 s"
+    assert said[0] == "no connection: connection refused; is the gateway running (--url)?; again in 0.5 s"
+    assert said[1] == "no connection: connection refused; again in 1.0 s"
     assert waits == [0.5, 1.0, 2.0]
 
 
 async def test_an_address_that_is_none_ends_at_once() -> None:
     """A wrong scheme cannot get better."""
-    with pytest.raises(Ended):
+    with pytest.raises(Ended, match=r"http://127\.0\.0\.1/ws/x is not a ws:// or wss:// address"):
         await anext(listen("http://127.0.0.1/ws/x"))
 
 
@@ -306,6 +322,7 @@ def test_publish_posts_the_payload_with_key_and_type(ops: Ops) -> None:
         ((401, b'{"title": "Unauthorized", "detail": "no key"}'), "not published: 401 no key .the key is TIDEGATE_API_KEY"),
         ((403, b'{"title": "Forbidden", "detail": "set TIDEGATE_API_KEY"}'), "not published: 403 set TIDEGATE_API_KEY"),
         ((413, b'{"title": "Content Too Large"}'), "not published: 413 Content Too Large"),
+        ((404, b'{"title": "Not Found", "detail": "There is nothing at this address."}'), "address. .is this the ops address"),
         ((500, b"<html>"), "not published: 500 Internal Server Error"),
         ((502, b"[]"), "not published: 502 Bad Gateway"),
         ((200, b"<html>"), "is this the ops address"),
@@ -317,6 +334,21 @@ def test_publish_says_why_it_did_not_work(ops: Ops, words: str) -> None:
     """The problem document's detail, its title, or the status; and an answer that is not the gateway's."""
     with pytest.raises(ClientError, match=words):
         publish(ops.url, "r", b"", content_type="text/plain", api_key=None)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ConnectionRefusedError(errno.ECONNREFUSED, "Connect call failed ('127.0.0.1', 1)"), "connection refused"),
+        (OSError("Multiple exceptions: [Errno 111] Connect call failed ('::1', 1), [Errno 111] Connect"), "connection refused"),
+        (socket.gaierror(-2, "Name or service not known"), "name or service not known"),
+        (OSError("Multiple exceptions: [Errno 113] No route, [Errno 101] No network"), "multiple exceptions: no route, no network"),
+        (TimeoutError(), "timeouterror"),
+    ],
+)
+def test_the_reason_is_in_words(error: OSError, words: str) -> None:
+    """Without the numbers of the system, whether there was one address or several."""
+    assert reason_of(error) == words
 
 
 @pytest.mark.parametrize("ops", [(503, b'{"ready": false}')], indirect=True)
