@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -27,31 +28,34 @@ class Explaining:
         self._elsewhere = elsewhere
 
     async def explain(self, request: Request) -> Response:
-        """``?connection=``, ``?user=`` or ``?room=``, and ``&message=`` for one alone; as JSON, or as text for people."""
+        """``?connection=``, ``?user=`` or ``?room=``, and ``&message=`` for one alone, or that alone; as JSON, or as text."""
         if self._explainer is None:
             raise Problem(404, "Nothing is remembered: set TIDEGATE_TELEMETRY__EXPLAIN=true and start again.")
         query = request.query_params
         asked = {name: query[name] for name in ("connection", "user", "room", "message") if query.get(name)}
         _check(asked)
         found = await self._explainer.explain_in_turns(**asked)
-        lines, nodes = await self._others(asked, has_found=bool(found["connections"]))
+        lines, nodes = await self._others(asked, found)
         found["answer"] += lines
         found["elsewhere"] = [node._asdict() for node in nodes]
         if "text/plain" in request.headers.get("accept", ""):
             return PlainTextResponse("\n".join(found["answer"]) + "\n")
         return json_response(found)
 
-    async def _others(self, asked: dict[str, str], *, has_found: bool) -> tuple[list[str], list[Node]]:
+    async def _others(self, asked: dict[str, str], found: dict[str, Any]) -> tuple[list[str], list[Node]]:
         """Which other nodes to ask, too."""
+        room = user_room(asked["user"]) if "user" in asked else asked.get("room")
+        if room is None and found["rooms"]:  # those to which the message went that was asked about
+            return await self._elsewhere.of_room(found["rooms"][0]["name"])
         if "connection" in asked:
             line, nodes = self._elsewhere.of_connection(asked["connection"])
-            return ([], []) if has_found else ([line], nodes)
-        return await self._elsewhere.of_room(user_room(asked["user"]) if "user" in asked else asked["room"])
+            return ([], []) if found["connections"] else ([line], nodes)
+        return await self._elsewhere.of_room(room) if room is not None else ([], [])
 
 
 def _check(asked: dict[str, str]) -> None:
-    if not asked.keys() & {"connection", "user", "room"}:
-        raise Problem(400, "Say whom it is about: ?connection=, ?user= or ?room=; &message= asks about one message.")
+    if not asked:
+        raise Problem(400, "Say what it is about: ?connection=, ?user=, ?room= or ?message=, of which the last goes with each.")
     if "room" in asked:
         check_room(asked["room"])
     if "user" in asked:

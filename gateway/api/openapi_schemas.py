@@ -80,10 +80,10 @@ _STATE: Json = {"type": "string", "enum": ["connecting", "open", "closing", "clo
 _COUNTS: Json = {"type": "object", "additionalProperties": _COUNT}
 
 EXPLAIN_PARAMETERS: list[Json] = [
-    _query_parameter("connection", "Id of the connection that it is about.", type="string"),
+    _query_parameter("connection", "Id of the connection that it is about, or of a message.", type="string"),
     _query_parameter("user", "Id of the user whose connections it is about.", type="string"),
     _query_parameter("room", "Only messages to this room; alone: what the room itself has seen.", type="string"),
-    _query_parameter("message", "Only this message; publishing answers with its id.", type="string"),
+    _query_parameter("message", "Only this message; alone: what became of it. Publishing answers with its id.", type="string"),
 ]
 
 
@@ -181,7 +181,10 @@ SCHEMAS: Json = {
             "node": _TEXT,
             "answer": {**_array(_TEXT), "description": "In plain words, a sentence or two each."},
             "connections": {**_array({"type": "object"}), "description": "What is known of each, with a verdict for each message."},
-            "rooms": {**_array({"type": "object"}), "description": "The last messages of the room."},
+            "rooms": {
+                **_array({"type": "object"}),
+                "description": "The last messages of the room, or what is known of the message in the rooms it went to.",
+            },
             "left_out": {
                 **_object({"connections": _COUNT, "deliveries": _COUNT}),
                 "description": "Older connections of the user, and older messages, that there are besides.",

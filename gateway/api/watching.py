@@ -17,6 +17,7 @@ from middleware.close import Close
 
 from ..console import Feed, TooManyWatchers, Watcher
 from ..errors import ConnectionClosed
+from ..explain import LISTENER
 from ..message import check_room
 from ..server import WebSocketServer
 from .events import EventStream, Write, event
@@ -120,7 +121,7 @@ class Listening:
 
         scope = {
             "type": "websocket", "path": request.scope["path"], "headers": [], "subprotocols": [], "path_params": {"room": room},
-            "client": request.scope.get("client"),
+            "client": request.scope.get("client"), LISTENER: True,
         }  # fmt: skip
         try:
             async with self._server.connect(WebSocket(scope, receive, send), room) as connection:

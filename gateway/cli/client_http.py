@@ -15,7 +15,7 @@ from urllib.parse import quote, urlsplit
 
 __all__ = ["ClientError", "Reply", "events", "healthy", "is_refused", "publish", "reason_of", "request"]
 
-LARGEST_REPLY_BYTES = 1 << 20
+LARGEST_REPLY_BYTES = 4 << 20
 _ERRNO = re.compile(r"\[Errno -?[0-9]+\] ?")
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Generator, Iterable, Sequence, Set
+from collections import Counter
+from collections.abc import Collection, Generator, Iterable, Sequence, Set
 from typing import Any
 
 from ..connection import Connection
@@ -12,7 +13,7 @@ from ..hub import Hub
 from .records import PER_ROOM, SET_OUT_AT, Publication, Records, Story
 from .verdicts import Verdict, Waiting, alone, judge, moment
 
-__all__ = ["Explainer"]
+__all__ = ["LISTENER", "Explainer"]
 
 Json = dict[str, Any]
 
@@ -20,6 +21,10 @@ MOST_CONNECTIONS = 20
 """Connections of a user, the newest."""
 MOST_DELIVERIES = 640
 """In one answer, the newest of each connection; what is asked about one room is never too much."""
+MOST_WITNESSES = 100
+"""Connections whose verdicts are summed up for each message of a room."""
+LISTENER = "tidegate.listener"
+"""In the scope of a member that is no WebSocket but a stream of the API."""
 MOST_ROOMS = 100
 """Rooms that a connection is said to be in."""
 
@@ -41,7 +46,8 @@ class Explainer:
     ) -> Json:
         """``answer`` in plain words and, for machines, ``connections``, ``rooms`` and what was ``left_out``.
 
-        At least one of connection, user and room is needed. Of much the newest is told: ``MOST_…``.
+        At least one is needed. Of much the newest is told: ``MOST_…``. In place of a connection's id that of a message is taken,
+        too, which publishing answers with: they look alike, and none is both.
         """
         parts = self._parts(connection, user, room, message)
         while True:
@@ -63,6 +69,8 @@ class Explainer:
     def _parts(
         self, connection: str | None, user: str | None, room: str | None, message: str | None
     ) -> Generator[None, None, Json]:
+        if connection is not None and message is None and self._records.story(connection) is None:
+            connection, message = (None, connection) if self._records.rooms_of(connection) else (connection, None)
         stories, answer = self._stories(connection, user)
         left_out = {"connections": max(0, len(stories) - MOST_CONNECTIONS), "deliveries": 0}
         told, stories = [], stories[-MOST_CONNECTIONS:]
@@ -74,7 +82,9 @@ class Explainer:
             told.append(one)
         if left_out["connections"]:
             answer.insert(0, f"{left_out['connections']} older connections of the user are left out.")
-        rooms = [self._room(room, message)] if room is not None else []
+        rooms = [self._room(name, message) for name in self._names(connection or user, room, message)]
+        if message is not None and not (connection or user or rooms):
+            answer.append(self._never_seen(message, ()))
         for found in rooms:
             answer += found.pop("lines")
         return {"node": self._hub.node, "answer": answer, "connections": told, "rooms": rooms, "left_out": left_out}
@@ -91,6 +101,12 @@ class Explainer:
         if not found:
             return [], ["This node remembers no connection of that user."]
         return found, []
+
+    def _names(self, whose: str | None, room: str | None, message: str | None) -> list[str]:
+        """The rooms to tell of themselves: the one that is asked about, or where a message went that is asked about alone."""
+        if room is not None:
+            return [room]
+        return self._records.rooms_of(message) if message is not None and whose is None else []
 
     def _all(self) -> Iterable[Story]:
         yield from self._records.ended_stories.values()
@@ -151,8 +167,8 @@ class Explainer:
         for one in deliveries:
             yield f"{moment(one['published_at'])} message {one['message']} to {one['room']}: {one['words']}"
 
-    def _never_seen(self, message: str, names: Set[str]) -> str:
-        where = f"room {next(iter(names))}" if len(names) == 1 else "its rooms"
+    def _never_seen(self, message: str, names: Collection[str]) -> str:
+        where = f"room {next(iter(names))}" if len(names) == 1 else "its rooms" if names else "any room"
         return (
             f"This node has delivered no message {message} to {where}, of which it remembers the last {PER_ROOM} each: it went to "
             "another room, was longer ago, or did not arrive here; the counters of the broker tell of refusals and gaps."
@@ -161,15 +177,39 @@ class Explainer:
     def _room(self, name: str, message: str | None) -> Json:
         found, publications = self._hub.registry.rooms.get(name), self._publications(name, message)
         members = len(found.members) if found is not None else 0
+        by_http = sum(1 for one in found.members if one.scope.get(LISTENER)) if found is not None else 0
+        listeners = f", of whom {by_http} {'listens' if by_http == 1 else 'listen'} by HTTP, as the console does" if by_http else ""
         lines = [
-            f"Room {name} has {members} {'member' if members == 1 else 'members'} on this node."
+            f"Room {name} has {members} {'member' if members == 1 else 'members'} on this node{listeners}."
             if members
             else f"Room {name} has no member on this node, so nothing is delivered here."
         ]
-        lines += [_words(one) for one in publications]
+        witnesses = self._witnesses(name)
+        lines += [_words(one) + _sum(one, name, witnesses) for one in publications]
         if not publications:
             lines.append("No message to it is remembered." if message is None else self._never_seen(message, {name}))
         return {"name": name, "members": members, "publications": [_about(one) for one in publications], "lines": lines}
+
+    def _witnesses(self, room: str) -> list[tuple[Story, Waiting | None]]:
+        """Who is or was in a small room, with what waits for each; of a large one nobody, as that would take long."""
+        found = self._hub.registry.rooms.get(room)
+        members = list(found.members) if found is not None else []
+        gone = [story for story in self._records.ended_stories.values() if story.memberships(room)]
+        if len(members) + len(gone) > MOST_WITNESSES:
+            return []
+        live = [(self._records.story(one.id), _waiting(one)) for one in members]
+        return [(story, None) for story in gone] + [(story, waiting) for story, waiting in live if story is not None]
+
+
+def _sum(publication: Publication, room: str, witnesses: Sequence[tuple[Story, Waiting | None]]) -> str:
+    """How many of those whom it set out to have what verdict, as far as they are known."""
+    words = Counter(
+        verdict.word
+        for story, waiting in witnesses
+        if any(one.covers(publication.set_out_at) for one in story.memberships(room))
+        and (verdict := judge(publication, room, story, waiting)).word != "joined-later"
+    )
+    return f" Of these {', '.join(f'{count} {word}' for word, count in words.most_common())}." if words else ""
 
 
 def _waiting(connection: Connection) -> Waiting:

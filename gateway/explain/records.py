@@ -157,6 +157,10 @@ class Records(Observer):
         """What is known of a connection, open or over."""
         return self.live.get(connection_id) or self.ended_stories.get(connection_id)
 
+    def rooms_of(self, message: str) -> list[str]:
+        """Rooms in which a message is remembered."""
+        return [name for name, ring in self.rooms.items() if any(one[0] == message for one in ring)]
+
     # -- as an observer
 
     def fanned_out(self, fan_out: FanOut) -> None:

@@ -352,37 +352,58 @@ def test_publish_that_is_refused_exits_1() -> None:
     assert (result.exit_code, result.stderr) == (1, "tidegate: not published: 403 set TIDEGATE_API_KEY\n")
 
 
+EXPLAINED = {"answer": ["It was written.", "Room a\x1b[2Jb"], "connections": [{}], "rooms": []}
+
+
 @pytest.mark.parametrize(
     ("arguments", "query"),
     [
         (["n-1"], "connection=n-1"),
         (["--user", "org/ann", "--room", "chat:1"], "user=org%2Fann&room=chat%3A1"),
         (["--room", "r", "--message", "n-2"], "room=r&message=n-2"),
+        (["--message", "n-2"], "message=n-2"),
     ],
 )
 def test_explain_asks_and_prints_sentences_that_cannot_steer_the_terminal(arguments: list[str], query: str) -> None:
-    """As text, with the key; a user or a room may be called anything."""
-    with Ops(200, b"It was written.\nRoom a\x1b[2Jb\n") as ops:
+    """A sentence a line, asked for with the key; a user or a room may be called anything."""
+    with Ops(200, json.dumps(EXPLAINED).encode()) as ops:
         result = run("explain", *arguments, "--ops-url", ops.url, env={"TIDEGATE_API_KEY": "k"})
     assert (result.exit_code, result.stdout) == (0, "It was written.\nRoom a\\x1b[2Jb\n")
     ((method, path, headers, _),) = ops.seen
     assert (method, path) == ("GET", f"/api/explain?{query}")
-    assert (headers["accept"], headers["authorization"]) == ("text/plain", "Bearer k")
+    assert (headers["accept"], headers["authorization"]) == ("application/json", "Bearer k")
 
 
 def test_explain_as_json() -> None:
     """What the API answers, for programs."""
-    with Ops(200, b'{"answer": []}') as ops:
+    with Ops(200, json.dumps(EXPLAINED).encode()) as ops:
         result = run("explain", "n-1", "--json", "--ops-url", ops.url)
-    assert json.loads(result.stdout) == {"answer": []}
+    assert (result.exit_code, json.loads(result.stdout)) == (0, EXPLAINED)
     assert ops.seen[0][2]["accept"] == "application/json"
 
 
 def test_explain_wants_to_know_about_whom() -> None:
-    """A message alone is on many connections: that is a wrong command line, and nobody is asked."""
-    result = run("explain", "--message", "n-1", "--ops-url", "http://127.0.0.1:9")
+    """About nothing is a wrong command line, and nobody is asked."""
+    result = run("explain", "--ops-url", "http://127.0.0.1:9")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "--user or --room" in result.stderr
+    assert "--room or --message" in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [[], ["--json"]])
+def test_explain_of_what_nobody_remembers_exits_1(arguments: list[str]) -> None:
+    """The answer says so; so does the exit code."""
+    with Ops(200, b'{"answer": ["Never seen."], "connections": [], "rooms": []}') as ops:
+        result = run("explain", "n-1", *arguments, "--ops-url", ops.url)
+    assert (result.exit_code, "Never seen." in result.stdout) == (1, True)
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"answer": []}'])
+def test_explain_by_something_else_is_one_sentence(body: bytes) -> None:
+    """What answers is no Tidegate, or another one."""
+    with Ops(200, body) as ops:
+        result = run("explain", "n-1", "--ops-url", ops.url)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "is this the ops address of a Tidegate" in result.stderr
 
 
 @pytest.mark.parametrize(("status", "words"), [(401, "401 .* TIDEGATE_API_KEY"), (404, "404 Nothing is remembered")])

@@ -384,11 +384,42 @@ async def test_users_rooms_and_strangers(on: Remembering) -> None:
     room = on.explainer.explain(room="r")
     assert (room["rooms"][0]["members"], len(room["rooms"][0]["publications"])) == (2, 1)
     assert room["answer"][0] == "Room r has 2 members on this node."
-    assert room["answer"][1].endswith(": It set out to 2 members on this node.")
+    assert room["answer"][1].endswith(": It set out to 2 members on this node. Of these 2 written.")
     assert "no member on this node" in on.explainer.explain(room="empty")["answer"][0]
     assert "of node other" in on.explainer.explain(connection="other-7")["answer"][0]
     assert "does not know the connection" in on.explainer.explain(connection="n-12345")["answer"][0]
     assert "no connection of that user" in on.explainer.explain(user="nobody")["answer"][0]
+
+
+async def test_a_message_explains_itself(on: Remembering) -> None:
+    """By its id alone, also where a connection's id is asked for; one that is not remembered is said to be unknown."""
+    await on.enter("r", "s")
+    message = await on.say("r")
+    await on.say("s")
+    for asked in ({"message": message}, {"connection": message}):
+        found = on.explainer.explain(**asked)
+        assert [(one["name"], len(one["publications"])) for one in found["rooms"]] == [("r", 1)]
+        assert found["answer"][1].endswith(f"message {message}: It set out to 1 member on this node. Of these 1 written.")
+        assert len(found["answer"]) == 2
+    unknown = on.explainer.explain(message="n-999")
+    assert (unknown["connections"], unknown["rooms"]) == ([], [])
+    assert unknown["answer"][0].startswith("This node has delivered no message n-999 to any room")
+
+
+async def test_a_room_sums_up_the_verdicts_of_those_whom_a_message_set_out_to(on: Remembering) -> None:
+    """Also of who has ended since, and of its publisher; not of who came later. A large room's are not summed up."""
+    (publisher, _), (_, first), (_, second), _ = [await on.enter("r") for _ in range(4)]
+    on.hub.observers.add(on.confirms)
+    message = await on.say("r", exclude=publisher)
+    first.pong()
+    second.finish(FORBIDDEN, "client")
+    await on.enter("r")
+    said = on.explainer.explain(message=message)["answer"][1]
+    assert "It set out to 4 members on this node. Of these " in said
+    assert {"2 written", "1 confirmed", "1 excluded"} == set(said.rpartition("Of these ")[2].rstrip(".").split(", "))
+    for _ in range(explanation.MOST_WITNESSES):
+        await on.enter("r")
+    assert on.explainer.explain(message=message)["answer"][1].endswith("set out to 4 members on this node.")
 
 
 async def test_memory_is_bounded(on: Remembering, monkeypatch: pytest.MonkeyPatch) -> None:
