@@ -108,11 +108,11 @@ class Gateway:
                 Mount("/dictionaries", DictionaryApp(dictionaries)),
                 to_the_sockets(),
             ],
-            exception_handlers={HTTPException: not_here},
+            exception_handlers={HTTPException: not_here()},
         )
         self.feed = _feed(self)
         self.collector.expect_api_requests(api_answers())
-        self.ops = Starlette(routes=_ops_routes(self), exception_handlers={HTTPException: not_here})
+        self.ops = Starlette(routes=_ops_routes(self), exception_handlers={HTTPException: not_here(_ON_OPS)})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the public listener."""
@@ -297,6 +297,9 @@ def _explainer(server: WebSocketServer) -> Explainer:
 def _state(health: Health) -> dict[str, dict[tuple[str, ...], float]]:
     """The node's state as metrics."""
     return {"ready": {(): health.looks_ready()}, "draining": {(): health.state is HealthState.DRAINING}}
+
+
+_ON_OPS = "GET /console shows what goes on, GET /api/openapi.json describes the API."
 
 
 def _ops_routes(gateway: Gateway) -> list[BaseRoute]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -38,19 +40,23 @@ def to_the_console() -> Route:
     return Route("/", answer)
 
 
-async def not_here(request: Request, error: Exception) -> Response:
+def not_here(instead: str = "") -> Callable[[Request, Exception], Awaitable[Response]]:
     """An address or a method that does not exist, as the whole of an app's listener answers: a problem, or text for who wants that.
 
-    Takes the place of Starlette's own handler of ``HTTPException``.
+    Takes the place of Starlette's own handler of ``HTTPException``; ``instead`` says what there is.
     """
-    assert isinstance(error, HTTPException), "it is registered for no other"
-    detail = error.detail
-    if error.status_code == 404:
-        detail = "There is nothing at this address."
-    headers = {**(error.headers or {}), "Vary": "Accept"}
-    if _wants_text(request.headers.get("accept", "*/*")):
-        return Response(detail + "\n", error.status_code, headers, "text/plain; charset=utf-8")
-    return Response(Problem(error.status_code, detail).body(), error.status_code, headers, PROBLEM_JSON)
+
+    async def answer(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException), "it is registered for no other"
+        detail = error.detail
+        if error.status_code == 404:
+            detail = f"There is nothing at this address. {instead}".strip()
+        headers = {**(error.headers or {}), "Vary": "Accept"}
+        if _wants_text(request.headers.get("accept", "*/*")):
+            return Response(detail + "\n", error.status_code, headers, "text/plain; charset=utf-8")
+        return Response(Problem(error.status_code, detail).body(), error.status_code, headers, PROBLEM_JSON)
+
+    return answer
 
 
 def _wants_text(accept: str) -> bool:

@@ -70,6 +70,8 @@ def publish(
     """
     from .client_http import publish as post
 
+    if text == "-" and sys.stdin.isatty():
+        click.echo("tidegate: reading from standard input; Ctrl-D ends it", err=True)
     payload = sys.stdin.buffer.read() if text == "-" else text.encode("utf-8", "surrogateescape")
     with plainly():
         url, key = ops_of(ops_url, config, assignments)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .top_view import bytes_text
+
 if TYPE_CHECKING:
     from middleware.compression import Dictionary
 
@@ -67,7 +69,8 @@ def train(files: tuple[Path, ...], output: Path, size_bytes: int, level: int, li
         made = train_dictionary(training, size_bytes)
         output.write_bytes(made.data)
     except ValueError as error:
-        raise click.ClickException(f"no dictionary was made: {error}") from None
+        enough = f"--size is {bytes_text(size_bytes)}, for which {bytes_text(100 * size_bytes)} of messages are a good amount"
+        raise click.ClickException(f"no dictionary was made: {error}; {enough}") from None
     except OSError as error:
         raise click.ClickException(f"{error.filename}: {error.strerror}") from None
     _describe(made, len(training), samples[HELD_OUT - 1 :: HELD_OUT], level)
@@ -87,7 +90,7 @@ def _describe(made: Dictionary, trained_on: int, held_out: list[bytes], level: i
 
     ratios = [compression_ratio(held_out, known, level=level) for known in (made, None)]
     click.echo(f"id       {made.id}")
-    click.echo(f"size     {len(made.data)} bytes")
+    click.echo(f"size     {bytes_text(len(made.data))}")
     click.echo(f"samples  {trained_on} trained on, {len(held_out)} held out")
     click.echo(f"ratio    {ratios[0]:.2f} with it, {ratios[1]:.2f} without (held-out messages, level {level})")
     click.echo(f"offer    zstd.{made.id}, or NAME+zstd.{made.id} beside the subprotocol NAME")

@@ -181,11 +181,11 @@ def token(user: str, rooms: tuple[str, ...], expires: int, config: Path | None, 
     """
     import jwt
 
-    with plainly():
-        auth = load(config, assignments).settings.auth
+    with plainly():  # whoever mints means them to be asked for
+        auth = load(config, {**assignments, "auth.mode": "jwt"}).settings.auth
     if auth.secret is None:
         click.echo(
-            "tidegate: there is no secret to sign with; set TIDEGATE_AUTH__MODE=jwt and TIDEGATE_AUTH__SECRET "
+            "tidegate: there is no secret to sign with; set TIDEGATE_AUTH__SECRET "
             "(tokens for a public key or a JWKS address come from their issuer)",
             err=True,
         )

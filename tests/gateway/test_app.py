@@ -105,7 +105,7 @@ async def test_the_root_of_the_ops_listener_leads_to_the_console() -> None:
     ],
 )
 async def test_an_address_that_does_not_exist_is_a_problem_or_a_text(accept: str | None, is_text: bool) -> None:
-    """On both listeners: JSON for programs, a line for those that name text and not JSON; wrong methods, too."""
+    """On both listeners, wrong methods, too: JSON, or a line for who names text and not JSON. Operators are told where to go."""
     made = create_app(Settings())
     for app, path, method, status in (
         (made, "/nothing", "GET", 404),
@@ -121,6 +121,7 @@ async def test_an_address_that_does_not_exist_is_a_problem_or_a_text(accept: str
         else:
             assert answered[b"content-type"] == b"application/problem+json"
             assert json.loads(body)["status"] == status
+        assert (b"/console" in body and b"/api/openapi.json" in body) == (app is made.ops and status == 404)
     assert answered[b"allow"] == b"GET, HEAD" or answered[b"allow"] == b"HEAD, GET"
 
 

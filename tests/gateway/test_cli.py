@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import subprocess
 import sys
@@ -206,6 +207,13 @@ def test_a_token_without_rooms_names_none() -> None:
     assert "rooms" not in claims
 
 
+def test_token_needs_no_mode() -> None:
+    """Who mints a token means it to be asked for; the secret is all that counts."""
+    for env in ({"TIDEGATE_AUTH__SECRET": SECRET}, {**AUTH, "TIDEGATE_AUTH__MODE": "none"}):
+        result = run("token", "--user", "ann", env=env)
+        assert jwt.decode(result.stdout.strip(), SECRET, algorithms=["HS256"])["sub"] == "ann"
+
+
 def test_token_without_a_secret_says_what_to_set() -> None:
     """There is nothing to sign with."""
     result = run("token", "--user", "ann")
@@ -343,6 +351,17 @@ def test_publish_sends_the_text_or_standard_input(
     ((_, path, headers, sent),) = ops.seen
     assert (path, sent) == ("/api/rooms/lobby/messages", body)
     assert (headers["content-type"], headers["authorization"]) == (content_type, "Bearer k")
+
+
+def test_publish_at_a_terminal_says_that_it_reads() -> None:
+    """Otherwise it looks as if it hung; what is written there is published."""
+    ours, theirs = pty.openpty()
+    os.write(ours, b"typed\n\x04")
+    with Ops(200, b"{}") as ops, os.fdopen(ours), os.fdopen(theirs) as terminal:
+        command = [sys.executable, "-m", "gateway", "publish", "lobby", "--ops-url", ops.url]
+        done = subprocess.run(command, stdin=terminal, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr == "tidegate: reading from standard input; Ctrl-D ends it\n"
+    assert ops.seen[0][3] == b"typed\n"
 
 
 def test_publish_that_is_refused_exits_1() -> None:
