@@ -171,7 +171,8 @@ class Explainer:
         where = f"room {next(iter(names))}" if len(names) == 1 else "its rooms" if names else "any room"
         return (
             f"This node has delivered no message {message} to {where}, of which it remembers the last {PER_ROOM} each: it went to "
-            "another room, was longer ago, or did not arrive here; the counters of the broker tell of refusals and gaps."
+            f"{'another room' if names else 'one connection alone'}, was longer ago, or did not arrive here; the counters of the "
+            "broker tell of refusals and gaps."
         )
 
     def _room(self, name: str, message: str | None) -> Json:

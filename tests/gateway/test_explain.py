@@ -404,6 +404,7 @@ async def test_a_message_explains_itself(on: Remembering) -> None:
     unknown = on.explainer.explain(message="n-999")
     assert (unknown["connections"], unknown["rooms"]) == ([], [])
     assert unknown["answer"][0].startswith("This node has delivered no message n-999 to any room")
+    assert "it went to one connection alone, was longer ago, or did not arrive here" in unknown["answer"][0]
 
 
 async def test_a_room_sums_up_the_verdicts_of_those_whom_a_message_set_out_to(on: Remembering) -> None:
