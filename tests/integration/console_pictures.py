@@ -1,5 +1,7 @@
 """Takes the pictures of ``docs/console.md``: ``python -m tests.integration.console_pictures [FOLDER]``, about two minutes.
 
+What ``tidegate top --once`` shows of the same gateway is printed, to go into the page as it is.
+
 A gateway with some life in it, seen light, dark, on a small screen and before the key is given.
 """
 
@@ -9,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import math
+import os
 import random
 import sys
 from pathlib import Path
@@ -16,7 +19,7 @@ from typing import Any
 from urllib.parse import quote
 
 from tests.integration.console_browser import Console, console
-from tests.integration.gateway_process import GatewayProcess
+from tests.integration.gateway_process import API_KEY, GatewayProcess
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 ROOMS = {
@@ -39,6 +42,7 @@ async def main(folder: Path) -> None:
         await _use(shown)
         await asyncio.sleep(WATCHED_SECONDS)
         await _pictures(shown, folder)
+        await _top(shown.gateway)
         living.cancel()
         await asyncio.wait((living,))
 
@@ -91,6 +95,13 @@ async def _pictures(shown: Console, folder: Path) -> None:
     await page.screenshot(path=folder / "console-dark.png")
     await page.set_viewport_size({"width": 420, "height": 860})
     await page.screenshot(path=folder / "console-small.png")
+
+
+async def _top(gateway: GatewayProcess) -> None:
+    command = [sys.executable, "-m", "gateway", "top", "--once", "--ops-url", f"http://{gateway.ops}"]
+    environment = {**os.environ, "COLUMNS": "113", "TIDEGATE_API_KEY": API_KEY}
+    process = await asyncio.create_subprocess_exec(*command, env=environment)
+    await process.wait()
 
 
 if __name__ == "__main__":
