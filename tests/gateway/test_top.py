@@ -119,7 +119,7 @@ def test_it_says_what_matters() -> None:
     for part in (
         "tidegate n1  1.2.3  ready  up 1 h 2 min  broker redis", "148 now, peak 160, slots 148 of 10,000", "2.0/s",
         "in 150/s (25.2 KiB/s)", "out 4,524/s (735 KiB/s)", "written 79,700", "unaccounted 0", "cpu 5 %", "67.0 MiB",
-        "delivery confirmed", "11.6 ms", "34.4 ms", "1.50 s", "chat:1", "slow-consumer",
+        "delivery confirmed", "11.6 ms", "34.4 ms", "1.50 s", "chat:1", "slow-consumer", "2 rooms, 1 user ",
     ):  # fmt: skip
         assert part in text
 
