@@ -9,6 +9,7 @@ from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
+from middleware.asgi import deny
 from middleware.bucket import FULL, TokenBucket
 from middleware.close import RATE_LIMITED
 from middleware.rate_limit import RateLimitMiddleware
@@ -44,7 +45,7 @@ class RouteMethods(Serving):
         self._sessions: dict[WebSocket, _Session] = {}
 
     async def accept_connection(self, websocket: WebSocket, subprotocol: str | None = None) -> None:
-        """Accept the handshake."""
+        """Accept the handshake. The client hears nothing until ``handle_connection`` returns; ``connect`` has no such time."""
         await websocket.accept(subprotocol)
 
     async def handle_connection(
@@ -57,7 +58,8 @@ class RouteMethods(Serving):
     ) -> str:
         """Register an accepted WebSocket, put it into the room, and return the connection's id.
 
-        It is unregistered by itself when the client leaves, and at the latest when the calling task ends.
+        What is said in the room before this returns, the client does not hear. It is unregistered by itself when the client
+        leaves, and at the latest when the calling task ends.
 
         Raises:
             ConnectionClosed: the room's name is wrong, the user may not join, or the broker is away; the client was told.
@@ -65,23 +67,8 @@ class RouteMethods(Serving):
         """
         if websocket.application_state is WebSocketState.CONNECTING:  # nothing could be written to it, and rooms would try
             raise RuntimeError("accept the WebSocket first: await server.accept_connection(websocket)")
-        connection = self.admission.connection(
-            websocket.scope, websocket.receive, websocket.send,
-            given=(websocket._receive, websocket._send), user=user, metadata=metadata,
-        )  # fmt: skip
-        try:
-            rooms = await self.admission.hold_rooms(websocket.scope, room_id, user=connection.user)
-        except Exception as error:
-            refusal = self.admission.refusal(error)
-            if refusal is None:
-                raise
-            await websocket.close(refusal["close"].code, refusal["close"].reason)
-            raise ConnectionClosed(refusal["close"]) from error
-        self._enter(connection, rooms)
-        self._sessions[websocket] = _Session(connection)
-        task = asyncio.current_task()
-        assert task is not None, "a route runs in a task"
-        task.add_done_callback(lambda _: self._forget(websocket, connection))
+        connection = self._connection(websocket, user, metadata)
+        self._register(websocket, connection, await self._hold(websocket, connection, room_id))
         return connection.id
 
     async def receive_message(self, websocket: WebSocket) -> Any:
@@ -112,10 +99,24 @@ class RouteMethods(Serving):
         user: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> AsyncIterator[Connection]:
-        """Accept, register and join; at the end of the block close and unregister: normally, or for what the block raised."""
-        await self.accept_connection(websocket)
-        await self.handle_connection(websocket, room_id, user=user, metadata=metadata)
-        connection = self.connection_of(websocket)
+        """Accept, register and join; at the end of the block close and unregister: normally, or for what the block raised.
+
+        The client is in the room from the moment it knows that it is accepted; who may not join is refused with an HTTP status.
+
+        Raises:
+            ConnectionClosed: the room's name is wrong, the user may not join, or the broker is away; the client was told.
+            RuntimeError: the WebSocket is accepted already.
+        """
+        if websocket.application_state is not WebSocketState.CONNECTING:
+            raise RuntimeError("connect() accepts the WebSocket itself; for an accepted one there is handle_connection()")
+        connection = self._connection(websocket, user, metadata)
+        rooms = await self._hold(websocket, connection, room_id)
+        try:
+            await self.accept_connection(websocket)
+        except BaseException:
+            self.hub.release(rooms)
+            raise
+        self._register(websocket, connection, rooms)  # without an await in between: what comes from now on is for it, too
         try:
             yield connection
         except ConnectionClosed:
@@ -131,6 +132,34 @@ class RouteMethods(Serving):
     def connection_of(self, websocket: WebSocket) -> Connection:
         """The connection that ``handle_connection`` made for this WebSocket. Raises ``KeyError`` before."""
         return self._session(websocket).connection
+
+    def _connection(self, websocket: WebSocket, user: str | None, metadata: Mapping[str, Any] | None) -> Connection:
+        return self.admission.connection(
+            websocket.scope, websocket.receive, websocket.send,
+            given=(websocket._receive, websocket._send), user=user, metadata=metadata,
+        )  # fmt: skip
+
+    async def _hold(self, websocket: WebSocket, connection: Connection, room_id: str) -> tuple[str, ...]:
+        """Its rooms; a client that may not have them is told before ``ConnectionClosed`` is raised."""
+        try:
+            return await self.admission.hold_rooms(websocket.scope, room_id, user=connection.user)
+        except Exception as error:
+            refusal = self.admission.refusal(error)
+            if refusal is None:
+                raise
+            if websocket.application_state is WebSocketState.CONNECTING:
+                await deny(websocket.scope, websocket.receive, websocket.send, **refusal)
+            else:
+                await websocket.close(refusal["close"].code, refusal["close"].reason)
+            raise ConnectionClosed(refusal["close"]) from error
+
+    def _register(self, websocket: WebSocket, connection: Connection, rooms: tuple[str, ...]) -> None:
+        """Let it into its rooms, and see to it that it leaves them with the route's task."""
+        self._enter(connection, rooms)
+        self._sessions[websocket] = _Session(connection)
+        task = asyncio.current_task()
+        assert task is not None, "a route runs in a task"
+        task.add_done_callback(lambda _: self._forget(websocket, connection))
 
     def _forget(self, websocket: WebSocket, connection: Connection) -> None:
         """The route is done."""

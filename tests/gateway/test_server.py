@@ -468,6 +468,100 @@ async def test_a_room_the_client_may_not_have_closes_it_and_tells_the_route() ->
     await server.stop()
 
 
+@both
+async def test_who_connects_in_a_route_hears_everything_from_its_acceptance_on(framed: bool) -> None:
+    """However long joining takes, the client is told that it is in when it is: no message falls in between."""
+    broker = MoodyBroker()
+    server = WebSocketServer(broker=broker)
+    await server.start()
+    broker.gate = asyncio.Event()
+
+    async def endpoint(websocket: WebSocket) -> None:
+        async with server.connect(websocket, "r") as connection:
+            async for _ in connection:
+                pass
+
+    client = Client(routes(server, endpoint), framed=framed)
+    await turn(30)
+    assert not client.server.accepted
+    broker.gate.set()
+    while not client.server.accepted:
+        await asyncio.sleep(0)
+    await turn(1)  # what `accept` itself takes under such a server
+    await server.broadcast("r", "first")
+    await turn()
+    assert client.heard == b"first"
+    await client.leave()
+    await server.stop()
+
+
+@pytest.mark.parametrize(("room", "status"), [("~user/admin", 400), ("secret", 403), ("new", 503)])
+async def test_who_may_not_connect_in_a_route_is_refused_with_a_status(room: str, status: int) -> None:
+    """As by the app: no acceptance that is taken back, nothing held, and the route is told."""
+
+    class User:
+        id = "u1"
+
+        def may_join(self, room: str) -> bool:
+            return room != "secret"
+
+    broker = MoodyBroker()
+    server = WebSocketServer(broker=broker)
+    await server.start()
+    broker.down = True
+    caught: list[ConnectionClosed] = []
+
+    async def endpoint(websocket: WebSocket) -> None:
+        try:
+            async with server.connect(websocket, room):
+                pytest.fail("it is in")
+        except ConnectionClosed as error:
+            caught.append(error)
+
+    client = Client(routes(server, endpoint), user=User())
+    await asyncio.wait_for(client.task, 5)
+    assert (client.server.status, client.server.accepted) == (status, False)
+    assert json.loads(client.server.body)["reason"] == caught[0].close.reason
+    assert len(server.registry) == 0
+    broker.down = False
+    await server.stop()
+
+
+async def test_connect_is_not_for_who_is_accepted_already() -> None:
+    """The error names the method that is."""
+    server = WebSocketServer()
+
+    async def endpoint(websocket: WebSocket) -> None:
+        await server.accept_connection(websocket)
+        with pytest.raises(RuntimeError, match="handle_connection"):
+            async with server.connect(websocket, "r"):
+                pytest.fail("it is in twice")
+
+    client = Client(routes(server, endpoint))
+    await asyncio.wait_for(client.task, 5)
+    assert not server.registry.rooms
+    await server.stop()
+
+
+async def test_a_client_that_goes_while_it_is_accepted_in_a_route_holds_nothing() -> None:
+    """The rooms that were held for it are let go of."""
+    server = WebSocketServer()
+
+    class Gone(Server):
+        async def send(self, event: Event) -> None:
+            raise OSError("gone")
+
+    async def endpoint(websocket: WebSocket) -> None:
+        async with server.connect(websocket, "r"):
+            pytest.fail("it is in")
+
+    gone = Gone()
+    with pytest.raises((OSError, WebSocketDisconnect)):
+        await routes(server, endpoint)(websocket_scope("/ws/r"), gone.receive, gone.send)
+    assert not server.hub.subscriptions._rooms["r"].holders
+    await server.stop()
+
+
 async def test_a_route_that_forgets_everything_still_leaves_nothing() -> None:
     """The end of the route's task unregisters, whatever the route did."""
     server = WebSocketServer()
