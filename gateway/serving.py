@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import random
 from collections.abc import Callable, Iterable
 
 from middleware.close import GOING_AWAY, INTERNAL_ERROR, NORMAL, RESTARTING, Close
 
-from .admission import Admission
+from .admission import Admission, is_self_check
 from .cluster import Cluster
 from .connection import Connection
 from .hub import Hub
+from .observer import Observer
 from .outlet import OutletOptions
 from .registry import ConnectionRegistry
 from .validation import Validation
@@ -45,23 +47,26 @@ class Serving:
         """Refuse new handshakes and close all connections with ``close``; returns how many.
 
         They are closed in random order, evenly and with jitter over ``period_seconds``: those who come back come spread out.
+        Who leaves meanwhile is not waited for.
         """
         self.admission.draining = True
         self.cluster.drain()
-        waiting = list(self.registry.connections.values())
-        random.shuffle(waiting)
+        waiting = _Waiting(self.registry.connections.values())
+        self.hub.observers.add(waiting)
         total, loop = len(waiting), asyncio.get_running_loop()
         started = loop.time()
-        while waiting:
+        while True:
             elapsed = loop.time() - started
             due = total if elapsed >= period_seconds else math.ceil(total * elapsed / period_seconds) or 1
-            while waiting and total - len(waiting) < due:
-                waiting.pop().close(close)
+            while len(waiting) and total - len(waiting) < due:
+                waiting.take().close(close)
             if on_progress is not None:
                 on_progress(len(waiting))
-            if waiting:
-                await asyncio.sleep(max(0.01, period_seconds / total * random.uniform(0.5, 1.5)))  # noqa: S311 - no secret
-        return total
+            if not len(waiting):
+                return total
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.01, period_seconds / total * random.uniform(0.5, 1.5))):  # noqa: S311 - no secret
+                    await waiting.nobody.wait()
 
     def _enter(self, connection: Connection, rooms: Iterable[str], *, counted: bool = True) -> None:
         """Let an accepted connection into the rooms that are held for it. Raises ``ConnectionClosed`` when it has just ended."""
@@ -81,6 +86,32 @@ class Serving:
             await connection.outlet.flushed()
         finally:
             connection.lost()
+
+
+class _Waiting(Observer):
+    """Who is still to be closed by a drain, in random order; those who leave by themselves are struck out.
+
+    The node's check of itself is not among them: it is over in a moment.
+    """
+
+    def __init__(self, connections: Iterable[Connection]) -> None:
+        order = [connection for connection in connections if not is_self_check(connection.scope)]
+        random.shuffle(order)
+        self._order = dict.fromkeys(order)
+        self.nobody = asyncio.Event()
+        """Set when the last one has left."""
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def take(self) -> Connection:
+        """The next one."""
+        return self._order.popitem()[0]
+
+    def ended(self, connection: Connection, close: Close) -> None:
+        self._order.pop(connection, None)
+        if not self._order:
+            self.nobody.set()
 
 
 def ending_of(error: BaseException) -> Close:

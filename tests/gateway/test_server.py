@@ -23,6 +23,7 @@ from middleware.close import FORBIDDEN, NORMAL, RESTARTING
 from tests.gateway.broker.brokers import MoodyBroker
 from tests.middleware.asgi_helpers import Server, binary, disconnect, run, text, websocket_scope
 from tests.middleware.fake_frames import FakeFrames
+from tests.middleware.virtual_time import VirtualLoop, run_virtual
 
 
 class Client:
@@ -181,6 +182,28 @@ async def test_draining_refuses_newcomers_and_closes_everybody_with_restarting()
     refused = await run(server, websocket_scope(path_params={"room": "r"}))
     assert (refused.status, json.loads(refused.body)["reason"]) == (503, "restarting")
     await server.stop()
+
+
+def test_a_drain_ends_when_the_last_client_has_gone() -> None:
+    """However long its period: nobody is waited for who left by themselves."""
+
+    async def main(loop: VirtualLoop) -> None:
+        server = WebSocketServer()
+        clients = [Client(server) for _ in range(3)]
+        await turn()
+        progress: list[int] = []
+        draining = asyncio.ensure_future(server.drain(period_seconds=3600, on_progress=progress.append))
+        await turn()
+        began = loop.time()
+        assert progress == [2]  # one was closed at once
+        for client in clients:
+            if not client.task.done():
+                await client.leave()
+        assert await draining == 3
+        assert (loop.time() - began, progress[-1]) == (0, 0)
+        await server.stop()
+
+    run_virtual(main)
 
 
 @both
