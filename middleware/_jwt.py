@@ -36,13 +36,27 @@ PUBLIC_ALGORITHMS = frozenset({*RSA_ALGORITHMS, *EC_ALGORITHMS.values(), "EdDSA"
 _BROKEN = (jwt.PyJWTError, ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError, UnsupportedAlgorithm)
 """What PyJWT, ``json`` and ``cryptography`` raise on hostile text."""
 
+_WRONG: dict[type[Exception], str] = {
+    jwt.InvalidSignatureError: "the signature is wrong",
+    jwt.InvalidAudienceError: "the audience is wrong",
+    jwt.InvalidIssuerError: "the issuer is wrong",
+    jwt.ImmatureSignatureError: "it is not valid yet",
+    jwt.MissingRequiredClaimError: "a claim is missing that it must have: exp, or the aud or iss that is asked for",
+    jwt.InvalidAlgorithmError: "the algorithm is not allowed",
+    jwt.exceptions.InvalidSubjectError: "the claim sub is not a text",
+}
+
 
 class TokenError(Exception):
-    """The token does not count. ``why`` is ``"expired"``, ``"invalid"`` or ``"unavailable"`` (the keys are, not the token)."""
+    """The token does not count. ``why`` is ``"expired"``, ``"invalid"`` or ``"unavailable"`` (the keys are, not the token).
+
+    ``detail`` is for operators' logs: what is wrong in particular, and nothing of the token's text.
+    """
 
     def __init__(self, why: str, detail: str = "") -> None:
         super().__init__(detail or why)
         self.why = why
+        self.detail = detail
 
 
 class Key(NamedTuple):
@@ -170,7 +184,12 @@ class JwtChecker:
         except jwt.ExpiredSignatureError as error:
             raise TokenError("expired") from error
         except _BROKEN as error:
-            raise TokenError("invalid", type(error).__name__) from error
+            raise TokenError("invalid", _wrong(error)) from error
+
+
+def _wrong(error: Exception) -> str:
+    """What is wrong, in words of ours: a library's own may repeat the token."""
+    return next((words for kind, words in _WRONG.items() if isinstance(error, kind)), "the token or a claim cannot be read")
 
 
 def usable_key(material: Any, algorithm: str | None = None) -> Key:

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from .asgi import CONNECTION_ID, SELF_CHECK, TRACE_ID, ASGIApp, Event, client_host, client_keys, header, user_id
 from .close import GOING_AWAY, INTERNAL_ERROR, Close
-from .layer import Guard, Layer, Link
+from .layer import Guard, Layer, Link, Refuse
 
 __all__ = ["AccessLogMiddleware", "Emit", "redact_tokens"]
 
@@ -109,6 +109,7 @@ class AccessLogMiddleware(Layer):
             "sent_messages": channel.sent_messages,
             "sent_bytes": channel.sent_bytes,
             "status": link.status,
+            "detail": _detail(link.refusal),
             "close_code": close.code,
             "close_reason": close.reason,
             "initiator": channel.initiator,
@@ -206,6 +207,11 @@ def _event(link: Link, close: Close) -> str:
         return "websocket.abandoned"
     failed = link.refusal is None and close in (INTERNAL_ERROR, GOING_AWAY)
     return "websocket.failed" if failed else "websocket.refused"
+
+
+def _detail(refusal: Refuse | None) -> str:
+    """Why a layer has refused: what the client was told, and what only operators are."""
+    return ": ".join(filter(None, (refusal.detail, refusal.because))) if refusal is not None else ""
 
 
 def _connection_id(link: Link) -> str:

@@ -142,7 +142,7 @@ class AuthMiddleware(Layer):
             elif self._required:
                 raise TokenError("missing")
         except BadCredentials:
-            raise _refusal(link, TokenError("invalid")) from None
+            raise _refusal(link, TokenError("invalid", "there must be one token, of printable ASCII")) from None
         except TokenError as error:
             logger.debug("refused: %s", error)
             raise _refusal(link, error) from None
@@ -206,7 +206,7 @@ class _CallableJudge:
             logger.exception("verify failed")
             raise TokenError("unavailable") from None
         if user is None:
-            raise TokenError("invalid")
+            raise TokenError("invalid", "verify did not accept it")
         return user
 
 
@@ -259,12 +259,14 @@ def _frozen(value: Any) -> Any:
 
 
 def _refusal(link: Link, error: TokenError) -> Refuse:
-    """The answer: what is wrong in general, never what is wrong with the token in particular."""
+    """The answer: what is wrong in general; what is wrong with the token in particular is for operators alone."""
     link.observe(f"auth_refused_{error.why}")
     if error.why == "unavailable":
-        return Refuse(503, UNAVAILABLE, detail="tokens cannot be checked at the moment", retry_after=RETRY_SECONDS)
+        return Refuse(
+            503, UNAVAILABLE, detail="tokens cannot be checked at the moment", because=error.detail, retry_after=RETRY_SECONDS
+        )
     detail, challenge = _ANSWERS[error.why]
-    return Refuse(401, UNAUTHORIZED, detail=detail, headers=[(b"www-authenticate", challenge)])
+    return Refuse(401, UNAUTHORIZED, detail=detail, because=error.detail, headers=[(b"www-authenticate", challenge)])
 
 
 _ANSWERS = {

@@ -27,7 +27,8 @@ class Refuse(Exception):
     """Raised by ``Layer.open`` to refuse the handshake.
 
     ``status`` is the HTTP status, ``close`` the ending it is counted as, ``retry_after`` seconds for ``Retry-After``,
-    ``detail`` one sentence for the client. ``ValueError`` for a status or a close code that does not say "refused".
+    ``detail`` one sentence for the client, ``because`` what is added to it for operators alone, in logs. ``ValueError`` for a
+    status or a close code that does not say "refused".
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Refuse(Exception):
         close: Close,
         *,
         detail: str = "",
+        because: str = "",
         retry_after: float | None = None,
         headers: Iterable[tuple[bytes, bytes]] = (),
     ) -> None:
@@ -47,6 +49,7 @@ class Refuse(Exception):
         self.status = status
         self.close = close
         self.detail = detail
+        self.because = because
         self.retry_after = retry_after
         self._headers = tuple(headers)
 

@@ -60,6 +60,15 @@ async def logged(scope: Scope, *script: Event, app: ASGIApp = echo, **options: A
     return book.last
 
 
+async def test_the_event_of_a_refusal_says_why() -> None:
+    """What the client was told, and what only operators are; both are cleaned and cut like what clients send."""
+    refusal = Refuse(429, AT_CAPACITY, detail="too many", because=f"of \n{JWT} " + "x" * 300)
+    event = await logged(websocket_scope(), app=Refusing(echo, refusal))
+    assert event["detail"].startswith("too many: of \\n[redacted] xxx")
+    assert len(event["detail"]) == 257
+    assert "detail" not in await logged(websocket_scope(), app=Refusing(echo))
+
+
 async def test_one_event_tells_the_whole_connection() -> None:
     """Who, where, how long, how much each way, and who ended it how."""
     clock = Clock()

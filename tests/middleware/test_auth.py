@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from middleware.access_log import AccessLogMiddleware
 from middleware.asgi import Event, Receive, Scope, Send
 from middleware.auth import AuthMiddleware, User
 from middleware.close import RATE_LIMITED
@@ -245,6 +246,29 @@ async def test_a_wrong_token_is_refused_with_401_and_nothing_of_it_is_repeated(m
     assert server.response_headers[b"www-authenticate"] == b'Bearer error="invalid_token"'
     assert app.observed == [("auth_refused_invalid", 1.0)]
     assert wrong[:20].encode() not in server.body or len(wrong) < 10
+
+
+@pytest.mark.parametrize(
+    ("what", "because"),
+    [
+        ("signature of another key", "the signature is wrong"),
+        ("an audience that nobody expects", "the audience is wrong"),
+        ("without exp", "a claim is missing"),
+        ("not before the future", "it is not valid yet"),
+        ("exp not a number", "the token or a claim cannot be read"),
+        ("one part", "the token cannot be read"),
+        ("sub empty", "the claim sub names no user"),
+        ("longer than a token may be", "the token is too long"),
+    ],
+)
+async def test_operators_are_told_what_is_wrong_with_a_token_and_clients_are_not(what: str, because: str) -> None:
+    """The access log's line has it, without a piece of the token."""
+    wrong, lines = WRONG[what](), list[dict[str, Any]]()
+    layers = AccessLogMiddleware(AuthMiddleware(echo, secret=SECRET), emit=lambda event, **fields: lines.append(fields))
+    server = await run(layers, bearer(wrong))
+    assert json.loads(server.body)["detail"] == "the token is not valid"
+    assert lines[0]["detail"].startswith(f"the token is not valid: {because}")
+    assert not any(wrong[:9] in str(value) for value in lines[0].values())
 
 
 async def test_an_expired_token_is_told_apart_so_that_a_client_can_fetch_a_new_one() -> None:
