@@ -2,7 +2,8 @@
 
 1. ``load_settings`` either returns settings that can work or raises ``SettingsError`` with every problem found.
 2. What was given is shown in an error only masked when it may be a secret.
-3. A wrong key in the file is an error, since the file is ours alone; an unknown variable is only warned about.
+3. A wrong key in the file is an error, since the file is ours alone; an unknown variable is only warned about, unless its name is
+   nearly that of a setting.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ LONGEST_FILE_BYTES = 1 << 20
 LONGEST_SHOWN = 40
 SERVE_OPTIONS = ("host", "port", "ops_host", "ops_port", "workers", "broker", "log_level", "log_format")
 """Settings that ``tidegate serve`` has an option of its own for."""
+
+_NO_SETTING = "there is no such setting"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +63,16 @@ def load_settings(arguments: Mapping[str, Any] | None = None, config: str | Path
     for origin, layer in reversed(layers.items()):
         origins |= dict.fromkeys(_flat(layer), origin)
         merged = _merge(merged, layer)
+    unknown = unknown_variables(Settings)
+    problems = [Problem(name, "", _NO_SETTING, f"did you mean {meant}?") for name, meant in unknown.misspelt.items()]
     try:
         settings = Settings(**merged)
     except ValidationError as error:
-        raise SettingsError([problem for detail in error.errors() for problem in _problems(detail, origins)]) from None
-    return Loaded(settings, {name: origins[name] for name in field_paths(Settings)}, tuple(unknown_variables(Settings)))
+        wrong = [problem for detail in error.errors() for problem in _problems(detail, origins)]
+        raise SettingsError([*wrong, *problems]) from None
+    if problems:
+        raise SettingsError(problems)
+    return Loaded(settings, {name: origins[name] for name in field_paths(Settings)}, tuple(unknown.warnings))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -132,7 +140,7 @@ def _misplaced(path: str, detail: ErrorDetails, origins: Mapping[str, str], know
     groups = {name.rpartition(".")[0] for name in known if "." in name}
     guess = nearest(path, [*known, *sorted(groups)])
     given = "a group of settings" if isinstance(detail.get("input"), Mapping) else ""  # a value may be a secret under a wrong name
-    return Problem(_name(path, origins), given, "there is no such setting", f"did you mean {guess}?" if guess else "remove it")
+    return Problem(_name(path, origins), given, _NO_SETTING, f"did you mean {guess}?" if guess else "remove it")
 
 
 def _name(path: str, origins: Mapping[str, str]) -> str:

@@ -156,13 +156,13 @@ def test_set_wants_a_name_and_a_value(assignment: str) -> None:
 
 def test_config_shows_values_origins_and_warnings_but_no_secret() -> None:
     """One line per setting; warnings go to standard error."""
-    result = run("config", "--set", "port=8001", env={"TIDEGATE_API_KEY": SECRET, "TIDEGATE_PROT": "1"})
+    result = run("config", "--set", "port=8001", env={"TIDEGATE_API_KEY": SECRET, "TIDEGATE_HOSTNAME": "1"})
     rows = {parts[0]: parts[1:] for line in result.stdout.splitlines() if (parts := line.split("  ")[0:1] + line.split()[1:])}
     assert rows["port"] == ["8001", "command", "line"]
     assert rows["api_key"] == [MASK, "environment"]
     assert rows["connection_limit.total"] == ["10000", "default"]
     assert SECRET not in result.output
-    assert result.stderr == "warning: TIDEGATE_PROT is not a setting and was ignored; did you mean TIDEGATE_PORT?\n"
+    assert result.stderr == "warning: TIDEGATE_HOSTNAME is not a setting and was ignored; did you mean TIDEGATE_HOST?\n"
 
 
 def test_config_as_json() -> None:

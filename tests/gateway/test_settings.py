@@ -155,27 +155,51 @@ def test_words_may_be_written_in_capitals(monkeypatch: pytest.MonkeyPatch) -> No
     assert load_settings().settings.log_level == "debug"
 
 
-def test_unknown_variables_are_warned_about_with_the_nearest_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A misspelt variable is ignored, and the warning says which one was probably meant."""
-    monkeypatch.setenv("TIDEGATE_RATELIMIT__BURST", "5")
-    monkeypatch.setenv("TIDEGATE_RATE_LIMIT__BRUST", "5")
-    monkeypatch.setenv("TIDEGATE_ZZZ", "5")
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("TIDEGATE_PROT", "TIDEGATE_PORT"),
+        ("tidegate_ops_prot", "TIDEGATE_OPS_PORT"),
+        ("TIDEGATE_AUTH_MODE", "TIDEGATE_AUTH__MODE"),
+        ("TIDEGATE_RATELIMIT__BURST", "TIDEGATE_RATE_LIMIT__BURST"),
+        ("TIDEGATE_RATE_LIMIT__BRUST", "TIDEGATE_RATE_LIMIT__BURST"),
+        ("TIDEGATE_APIKEY", "TIDEGATE_API_KEY"),
+    ],
+)
+def test_a_misspelt_variable_is_refused_with_the_name_that_was_meant(
+    monkeypatch: pytest.MonkeyPatch, name: str, meant: str
+) -> None:
+    """The default is not taken in silence; what it was set to may be a secret and is not shown. Empty is not set."""
+    monkeypatch.setenv(name, "81")
+    assert problems() == [Problem(name, "", "there is no such setting", f"did you mean {meant}?")]
+    assert [row.name for row in problems({"port": "x"})] == ["--port", name]
+    monkeypatch.setenv(name, "")
+    assert load_settings().warnings == ()
+
+
+def test_other_unknown_variables_are_warned_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tools of others may use our prefix; a name that is a little like a setting's is told with it."""
+    for name in ("HOSTNAME", "IMAGE_TAG", "ZZZ"):
+        monkeypatch.setenv(f"TIDEGATE_{name}", "5")
     loaded = load_settings()
     assert loaded.settings == Settings(drain=loaded.settings.drain)
     assert loaded.warnings == (
-        "TIDEGATE_RATELIMIT__BURST is not a setting and was ignored; did you mean TIDEGATE_RATE_LIMIT__BURST?",
-        "TIDEGATE_RATE_LIMIT__BRUST is not a setting and was ignored; did you mean TIDEGATE_RATE_LIMIT__BURST?",
+        "TIDEGATE_HOSTNAME is not a setting and was ignored; did you mean TIDEGATE_HOST?",
+        "TIDEGATE_IMAGE_TAG is not a setting and was ignored",
         "TIDEGATE_ZZZ is not a setting and was ignored",
     )
 
 
 def test_service_links_of_kubernetes_are_not_taken_for_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Service named tidegate puts TIDEGATE_PORT=tcp://… into every pod: one warning, no failure."""
-    monkeypatch.setenv("TIDEGATE_PORT", "tcp://10.0.0.7:80")
-    monkeypatch.setenv("TIDEGATE_PORT_80_TCP", "tcp://10.0.0.7:80")
-    monkeypatch.setenv("TIDEGATE_SERVICE_HOST", "10.0.0.7")
+    """A Service named tidegate, or tidegate-ops, puts TIDEGATE_PORT=tcp://… into every pod: one warning, no failure."""
+    for service in ("TIDEGATE", "TIDEGATE_OPS"):
+        monkeypatch.setenv(f"{service}_PORT", "tcp://10.0.0.7:80")
+        monkeypatch.setenv(f"{service}_PORT_80_TCP", "tcp://10.0.0.7:80")
+        monkeypatch.setenv(f"{service}_PORT_80_TCP_PORT", "80")
+        monkeypatch.setenv(f"{service}_SERVICE_HOST", "10.0.0.7")
+        monkeypatch.setenv(f"{service}_SERVICE_PORT_HTTP", "80")
     loaded = load_settings()
-    assert loaded.settings.port == 8000
+    assert (loaded.settings.port, loaded.settings.ops_port) == (8000, 9000)
     assert len(loaded.warnings) == 1
     assert "enableServiceLinks" in loaded.warnings[0]
 
@@ -192,7 +216,8 @@ def test_bare_settings_ignore_unknown_variables_too(monkeypatch: pytest.MonkeyPa
 @given(name=st.text(max_size=30), value=st.text(max_size=30))
 def test_no_variable_name_breaks_the_warning(name: str, value: str) -> None:
     """Whatever stands in the environment, looking for unknown variables gives sentences and no error."""
-    assert all(isinstance(sentence, str) for sentence in unknown_variables(Settings, {f"TIDEGATE_{name}": value}))
+    unknown = unknown_variables(Settings, {f"TIDEGATE_{name}": value})
+    assert all(isinstance(sentence, str) for sentence in [*unknown.warnings, *unknown.misspelt])
 
 
 # ── what is refused ──────────────────────────────────────────────────────────────────────────────────────────────────
