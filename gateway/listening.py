@@ -5,14 +5,15 @@ from __future__ import annotations
 import errno
 import resource
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import structlog
 
 from .errors import StartupError
 from .settings import Settings
+from .settings.environment import ENV_PREFIX
 
-__all__ = ["address_of", "bind", "check_descriptors", "greeting"]
+__all__ = ["address_of", "bind", "bind_all", "check_descriptors", "greeting"]
 
 log = structlog.get_logger("tidegate.runner")
 
@@ -35,11 +36,32 @@ def bind(host: str, port: int, setting: str, *, shared: bool = False) -> socket.
         listener.bind((host.strip("[]"), port))
     except OSError as error:
         listener.close()
+        how = _written(setting)
         if error.errno == errno.EADDRINUSE:
-            raise StartupError(f"port {port} on {host} is in use by another process; choose another with {setting}") from None
-        raise StartupError(f"cannot listen on {host}:{port} ({setting}): {error.strerror or error}") from None
+            raise StartupError(f"port {port} on {host} is in use by another process; choose another with {how}") from None
+        raise StartupError(f"cannot listen on {host}:{port} ({how}): {error.strerror or error}") from None
     listener.setblocking(False)
     return listener
+
+
+def bind_all(wanted: Iterable[tuple[str, int, str]]) -> list[socket.socket]:
+    """As ``bind`` for each; when some addresses cannot be had none is kept, and the ``StartupError`` names all of them."""
+    sockets, errors = [], []
+    for host, port, setting in wanted:
+        try:
+            sockets.append(bind(host, port, setting))
+        except StartupError as error:
+            errors.append(str(error))
+    if errors:
+        for one in sockets:
+            one.close()
+        raise StartupError("; ".join(errors))
+    return sockets
+
+
+def _written(setting: str) -> str:
+    """A variable and the option that says the same."""
+    return f"{setting} or --{setting.removeprefix(ENV_PREFIX).lower().replace('_', '-')}"
 
 
 def check_descriptors(connections: int | None) -> None:

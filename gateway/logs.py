@@ -28,7 +28,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from .visible import visible
 
-__all__ = ["REDACTED", "configure_logging", "escape_controls", "redact", "redact_text"]
+__all__ = ["REDACTED", "configure_logging", "escape_controls", "redact", "redact_text", "writes_json"]
 
 REDACTED = "[redacted]"
 LONGEST_TEXT = 2_000
@@ -91,6 +91,11 @@ def configure_logging(level: str = "info", log_format: str = "auto", *, stream: 
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
+
+
+def writes_json() -> bool:
+    """Whether events are written for machines; false, too, as long as nobody has set up logging."""
+    return any(isinstance(handler.formatter, _JsonFormatter) for handler in logging.getLogger().handlers)
 
 
 def _adopt_libraries(threshold: int) -> None:

@@ -32,7 +32,8 @@ import uvicorn
 
 from .app import Gateway, create_app
 from .errors import BrokerUnavailable, StartupError
-from .listening import address_of, bind, check_descriptors, greeting
+from .listening import address_of, bind_all, check_descriptors, greeting
+from .logs import writes_json
 from .settings import Settings, SettingsError, check_exposure
 from .wire import WireOptions, deflate_totals, http_protocol, wire_protocol
 
@@ -58,9 +59,8 @@ def serve(settings: Settings) -> int:
     try:
         check_exposure(settings)
         check_descriptors(settings.connection_limit.total)
-        public, ops = (
-            bind(settings.host, settings.port, "TIDEGATE_PORT"),
-            bind(settings.ops_host, settings.ops_port, "TIDEGATE_OPS_PORT"),
+        public, ops = bind_all(
+            [(settings.host, settings.port, "TIDEGATE_PORT"), (settings.ops_host, settings.ops_port, "TIDEGATE_OPS_PORT")]
         )
         gateway = create_app(settings)
     except (SettingsError, StartupError) as error:
@@ -78,11 +78,14 @@ def run(gateway: Gateway, public: socket.socket, ops: socket.socket, place: Plac
 
 
 def cannot_start(error: SettingsError | StartupError) -> int:
-    """Say so; returns the exit code."""
+    """Say so, as a sentence for people or as an event where events are for machines; returns the exit code."""
     if isinstance(error, SettingsError):
         print(f"These settings cannot work:\n\n{error}", file=sys.stderr)  # noqa: T201 - a table for people
         return 2
-    log.error("cannot start", reason=str(error))
+    if writes_json():
+        log.error("cannot start", reason=str(error))
+    else:
+        print(f"tidegate: {error}", file=sys.stderr)  # noqa: T201 - for people
     return 1
 
 
@@ -153,7 +156,8 @@ class GatewayServer(uvicorn.Server):
         try:
             await self._gateway.start()
         except BrokerUnavailable as error:
-            log.error("cannot start", reason=f"the broker cannot be used: {error}")
+            hint = "start it, or name another with TIDEGATE_BROKER or --broker"
+            cannot_start(StartupError(f"{str(error).removesuffix('.')}; {hint}"))
             ops.close()
             self.should_exit = True
             return

@@ -24,7 +24,7 @@ from types import FrameType
 import structlog
 
 from ..errors import StartupError
-from ..listening import address_of, bind, check_descriptors, greeting
+from ..listening import address_of, bind, bind_all, check_descriptors, greeting
 from ..runner import cannot_start
 from ..settings import Settings, SettingsError, check_exposure
 from .restarts import LONGEST_DELAY_SECONDS, Restarts
@@ -52,16 +52,16 @@ def supervise(settings: Settings) -> int:
     try:
         check_exposure(settings)
         check_descriptors(settings.connection_limit.total)  # the limit is one of each process, and is inherited
-        bind(settings.host, settings.port, "TIDEGATE_PORT").close()  # another gateway would share the port with us unnoticed
-        sockets.append(bind(settings.host, settings.port, "TIDEGATE_PORT", shared=True))
-        for number in range(settings.workers):
-            port = settings.ops_port and settings.ops_port + number
-            sockets.append(bind(settings.ops_host, port, "TIDEGATE_OPS_PORT"))
+        ports = [settings.ops_port and settings.ops_port + number for number in range(settings.workers)]
+        wanted = [(settings.ops_host, port, "TIDEGATE_OPS_PORT") for port in ports]
+        alone, *sockets = bind_all([(settings.host, settings.port, "TIDEGATE_PORT"), *wanted])
+        alone.close()  # there is no other gateway, with which we would share the port unnoticed
+        public = bind(settings.host, settings.port, "TIDEGATE_PORT", shared=True)
     except (SettingsError, StartupError) as error:
         for one in sockets:
             one.close()
         return cannot_start(error)
-    return Supervisor(settings, sockets[0], sockets[1:]).run()
+    return Supervisor(settings, public, sockets).run()
 
 
 class _Worker:

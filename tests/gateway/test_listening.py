@@ -8,7 +8,8 @@ import socket
 import pytest
 
 from gateway import Settings
-from gateway.listening import bind, greeting
+from gateway.errors import StartupError
+from gateway.listening import bind, bind_all, greeting
 
 
 async def test_nothing_waits_for_nagle_whichever_event_loop_serves() -> None:
@@ -28,6 +29,22 @@ async def test_nothing_waits_for_nagle_whichever_event_loop_serves() -> None:
         assert await reader.read() == b""
         writer.close()
         await writer.wait_closed()
+
+
+def test_all_ports_that_are_in_use_are_told_at_once() -> None:
+    """Each by variable and option, and none that could be had is kept."""
+    first, free, second = (bind("127.0.0.1", 0, "") for _ in range(3))
+    ports = [one.getsockname()[1] for one in (first, free, second)]
+    free.close()
+    with first, second:
+        first.listen()
+        second.listen()
+        with pytest.raises(StartupError) as error:
+            bind_all([("127.0.0.1", port, "TIDEGATE_OPS_PORT") for port in ports])
+    assert str(error.value).count("is in use by another process; choose another with TIDEGATE_OPS_PORT or --ops-port") == 2
+    assert f"port {ports[0]} on" in str(error.value)
+    assert f"port {ports[2]} on" in str(error.value)
+    bind("127.0.0.1", ports[1], "").close()
 
 
 @pytest.mark.parametrize(("mode", "token"), [("none", False), ("jwt", True)])

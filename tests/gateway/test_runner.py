@@ -1,16 +1,58 @@
-"""A worker leaves the port that it shares."""
+"""A gateway that cannot start says so, and a worker leaves the port that it shares."""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
 import os
 import socket
 
 import pytest
+import structlog
 
 from gateway import Settings, create_app
-from gateway.listening import bind
-from gateway.runner import GatewayServer, Place
+from gateway.broker import Deliver, MemoryBroker
+from gateway.errors import BrokerUnavailable, StartupError
+from gateway.listening import bind, bind_all
+from gateway.logs import configure_logging
+from gateway.runner import GatewayServer, Place, cannot_start
+
+
+@pytest.mark.parametrize("log_format", ["console", "json"])
+def test_what_keeps_it_from_starting_is_said_once(capsys: pytest.CaptureFixture[str], log_format: str) -> None:
+    """A sentence for people; where events are for machines, an event."""
+    configure_logging("info", log_format)
+    try:
+        assert cannot_start(StartupError("port 1 is in use")) == 1
+    finally:
+        structlog.reset_defaults()
+        for handler in list(logging.getLogger().handlers):
+            if "gateway" in type(handler).__module__:
+                logging.getLogger().removeHandler(handler)
+    said = capsys.readouterr().err
+    assert said.count("\n") == said.count("port 1 is in use") == 1
+    if log_format == "console":
+        assert said == "tidegate: port 1 is in use\n"
+    else:
+        assert json.loads(said)["event"] == "cannot start"
+
+
+async def test_a_broker_that_is_away_at_the_start_is_said_once_with_what_to_set(capsys: pytest.CaptureFixture[str]) -> None:
+    """The sentence names the engine, the variable and the option."""
+
+    class Away(MemoryBroker):
+        async def start(self, deliver: Deliver) -> None:
+            raise BrokerUnavailable("Redis at h:1 cannot be used: it is away.")
+
+    public, ops = bind_all([("127.0.0.1", 0, "TIDEGATE_PORT"), ("127.0.0.1", 0, "TIDEGATE_OPS_PORT")])
+    server = GatewayServer(create_app(Settings(), broker=Away()), ops)
+    await server.startup([public])
+    assert server.should_exit
+    assert capsys.readouterr().err == (
+        "tidegate: Redis at h:1 cannot be used: it is away; start it, or name another with TIDEGATE_BROKER or --broker\n"
+    )
+    public.close()
 
 
 async def test_a_worker_that_leaves_its_port_takes_those_who_wait_in_its_queue() -> None:
