@@ -17,6 +17,7 @@ __all__ = [
     "ConnectionLimitSettings",
     "DefaultText",
     "DrainSettings",
+    "Fix",
     "Group",
     "Host",
     "KeepaliveSettings",
@@ -67,6 +68,12 @@ class Takes(NamedTuple):
 
 class DefaultText(NamedTuple):
     """Says in the docs what a computed default is."""
+
+    text: str
+
+
+class Fix(NamedTuple):
+    """Says in an error what to give, where type and default would not help."""
 
     text: str
 
@@ -192,7 +199,7 @@ class AuthSettings(Group):
 
     mode: Annotated[Literal["none", "jwt"], Lower] = "none"
     """``jwt`` asks every client for a token. ``none`` must be said aloud to listen on an address that others can reach."""
-    secret: SecretStr | None = None
+    secret: Annotated[SecretStr | None, Fix("at least 32 bytes; `openssl rand -hex 32` makes a good one")] = None
     """Shared secret of HS256 tokens, at least 32 bytes."""
     public_key: Annotated[str, Takes("PEM text or path")] | None = None
     """Public key of RS, ES or EdDSA tokens: PEM text, or the path of a PEM file."""

@@ -30,6 +30,7 @@ from .groups import (
     CompressionSettings,
     ConnectionLimitSettings,
     DrainSettings,
+    Fix,
     Host,
     KeepaliveSettings,
     Lower,
@@ -41,6 +42,7 @@ from .groups import (
     TelemetrySettings,
     Texts,
 )
+from .table import columns_of_terminal, table
 
 __all__ = [
     "AuthSettings",
@@ -77,18 +79,12 @@ class Problem(NamedTuple):
 
 
 class SettingsError(TidegateError, ValueError):
-    """The settings are wrong; ``problems`` says in which ways. The text is one table for people."""
+    """The settings are wrong; ``problems`` says in which ways. The text is one table for people, or blocks in a narrow terminal."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
-        super().__init__(self._table())
-
-    def _table(self) -> str:
-        rows = [Problem("setting", "given", "what is wrong", "how to fix it"), *self.problems]
-        widths = [max(len(row[column]) for row in rows) for column in range(3)]
-        lines = ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row.fix]) for row in rows]
-        rule = "  ".join("─" * width for width in [*widths, max(len(row.fix) for row in rows)])
-        return "\n".join([lines[0], rule, *lines[1:]])
+        head = Problem("setting", "given", "what is wrong", "how to fix it")
+        super().__init__(table(head, self.problems, columns_of_terminal()))
 
 
 def is_loopback(host: str) -> bool:
@@ -124,9 +120,11 @@ class Settings(BaseSettings):
     """Port of the ops listener; 0 takes a free one."""
     workers: Annotated[int, Field(ge=1, le=MOST_WORKERS)] = 1
     """Processes that share the public port, each a node with its own ops port (``ops_port`` and those after it) and limits."""
-    broker: Annotated[str, Takes("URL")] = Field(default="memory://", repr=False)
+    broker: Annotated[str, Takes("URL"), Fix("memory:// for one node, or an engine such as redis://127.0.0.1:6379")] = Field(
+        default="memory://", repr=False
+    )
     """Carries messages: ``memory://`` (one node), ``redis://``, ``redis+cluster://``, ``nats://``; more in docs/scaling.md."""
-    api_key: SecretStr | None = None
+    api_key: Annotated[SecretStr | None, Fix("a text; `openssl rand -hex 24` makes a good one")] = None
     """Key of the HTTP API, sent as ``Authorization: Bearer``; without one the API answers 403."""
     allowed_origins: Texts = ()
     """Origins whose pages may connect, beside the gateway's own: ``https://example.org``, ``https://*.example.org``, or ``*``."""
@@ -261,7 +259,7 @@ def _check_workers(settings: Settings) -> Iterator[Problem]:
         yield Problem(
             env_name("workers"), str(settings.workers),
             "the memory broker carries nothing from one process to another, so that members of a room would not hear each other",
-            f"a broker that does: {env_name('broker')}=redis://… or nats://…; or one worker",
+            f"a broker that does, such as {env_name('broker')}=redis://127.0.0.1:6379; or one worker",
         )  # fmt: skip
 
 
@@ -270,7 +268,8 @@ def _check_auth(auth: AuthSettings) -> Iterator[Problem]:
     given = [env_name(f"auth.{name}") for name in keys if getattr(auth, name) is not None]
     name, choice = env_name("auth.mode"), f"{env_name('auth.secret')}, …__PUBLIC_KEY or …__JWKS_URL"
     if auth.mode == "jwt" and not given:
-        yield Problem(name, "jwt", "no key to check tokens with", f"set exactly one of {choice}")
+        fix = f"set exactly one of {choice}; `openssl rand -hex 32` makes a secret"
+        yield Problem(name, "jwt", "no key to check tokens with", fix)
     if auth.mode == "jwt" and len(given) > 1:
         yield Problem(name, "jwt", "several keys: " + ", ".join(given), f"keep exactly one of {choice}")
     if auth.mode == "none" and given and "mode" not in auth.model_fields_set:

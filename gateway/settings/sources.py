@@ -20,7 +20,7 @@ from pydantic_core import ErrorDetails
 
 from .environment import CONFIG_VARIABLE, KnownEnvironment, env_name, field_paths, nearest, unknown_variables
 from .models import Problem, Settings, SettingsError
-from .text import default_text, mask, type_text
+from .text import fix_text, mask
 
 __all__ = ["Loaded", "load_settings"]
 
@@ -119,7 +119,8 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
 def _problems(detail: ErrorDetails, origins: Mapping[str, str]) -> list[Problem]:
     """One pydantic error as rows of the table."""
     if detail["type"] == "cross_checks":
-        return list(detail["ctx"]["problems"])
+        paths = {env_name(path): path for path in field_paths(Settings)}
+        return [problem._replace(name=_name(paths[problem.name], origins)) for problem in detail["ctx"]["problems"]]
     location = [str(part) for part in detail["loc"]]
     known = list(field_paths(Settings))
     path = next((name for end in range(len(location), 0, -1) if (name := ".".join(location[:end])) in known), None)
@@ -128,8 +129,7 @@ def _problems(detail: ErrorDetails, origins: Mapping[str, str]) -> list[Problem]
     given = detail["input"] if len(location) == 1 + path.count(".") else f"item {int(location[-1]) + 1}"
     wrong = str(detail.get("ctx", {}).get("error") or detail["msg"]).replace("Input should be", "it should be")
     wrong = wrong.replace("a valid integer, unable to parse string as an integer", "a whole number")
-    fix = f"{type_text(path)} (default: {default_text(path) or 'none'})"
-    return [Problem(_name(path, origins), _shown(mask(path, given)), wrong, fix)]
+    return [Problem(_name(path, origins), _shown(mask(path, given)), wrong, fix_text(path))]
 
 
 def _misplaced(path: str, detail: ErrorDetails, origins: Mapping[str, str], known: list[str]) -> Problem:

@@ -11,10 +11,10 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from .environment import env_name, field_paths
-from .groups import DefaultText, Takes
+from .groups import DefaultText, Fix, Takes
 from .models import Settings
 
-__all__ = ["MASK", "default_text", "field_of", "mask", "settings_table_markdown", "type_text", "value_of"]
+__all__ = ["MASK", "default_text", "field_of", "fix_text", "mask", "settings_table_markdown", "type_text", "value_of"]
 
 MASK = "********"
 LARGEST_SAID = 100_000
@@ -93,6 +93,12 @@ def default_text(path: str) -> str:
     field = field_of(path)
     computed = _first(DefaultText, field.metadata)
     return computed.text if computed else mask(path, field.get_default(call_default_factory=True))
+
+
+def fix_text(path: str) -> str:
+    """What to give instead of a value that is wrong."""
+    fix = _first(Fix, field_of(path).metadata)
+    return fix.text if fix else f"{type_text(path)} (default: {default_text(path) or 'none'})"
 
 
 def settings_table_markdown() -> str:

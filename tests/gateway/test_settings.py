@@ -15,8 +15,9 @@ from pydantic import SecretStr, ValidationError
 
 from gateway.errors import TidegateError
 from gateway.settings import Problem, Settings, SettingsError, check_exposure, is_loopback
-from gateway.settings.environment import env_name, field_paths, unknown_variables
+from gateway.settings.environment import field_paths, unknown_variables
 from gateway.settings.sources import load_settings
+from gateway.settings.table import table
 from gateway.settings.text import MASK, field_of, mask, settings_table_markdown, type_text, value_of
 
 ROOT = Path(__file__).parents[2]
@@ -244,6 +245,43 @@ def test_every_problem_is_told_at_once_in_one_table(tmp_path: Path, monkeypatch:
     assert text.splitlines()[0].split("  ")[0] == "setting"
 
 
+def test_a_table_that_is_wider_than_the_terminal_is_one_block_per_problem() -> None:
+    """No line is broken by the terminal, and none but the given value is left out when it is empty."""
+    head, row = (
+        ("setting", "given", "what is wrong", "how to fix it"),
+        ("TIDEGATE_PORT", "", "it is " + "very " * 12 + "wrong", "fix it"),
+    )
+    assert table(head, [row], None).splitlines()[2].startswith("TIDEGATE_PORT  ")
+    assert table(head, [row], 79) == (
+        "TIDEGATE_PORT\n"
+        "  what is wrong  it is very very very very very very very very very very very\n"
+        "                 very wrong\n"
+        "  how to fix it  fix it"
+    )
+    assert table(head, [row, row], 79).count("\n\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"auth__secret": "short"}, "openssl rand -hex 32"),
+        ({"auth__mode": "jwt"}, "openssl rand -hex 32"),
+        ({"broker": "redis"}, "redis://127.0.0.1:6379"),
+        ({"workers": "4"}, "TIDEGATE_BROKER=redis://127.0.0.1:6379"),
+    ],
+)
+def test_what_to_do_can_be_done_as_it_stands(fields: dict[str, str], words: str) -> None:
+    """A command that makes the secret, an address that an engine has."""
+    assert words in problem(**fields).fix
+
+
+def test_what_contradicts_is_named_as_it_was_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The option when it was typed, else the variable."""
+    assert problem(workers="4").name == "--workers"
+    monkeypatch.setenv("TIDEGATE_WORKERS", "4")
+    assert problem().name == "TIDEGATE_WORKERS"
+
+
 def test_a_settings_error_is_one_of_ours_and_a_value_error() -> None:
     """It can be caught as either."""
     assert issubclass(SettingsError, TidegateError)
@@ -345,20 +383,24 @@ def test_wrong_values_are_refused_with_a_reason(fields: dict[str, str], words: s
 @pytest.mark.parametrize(
     ("fields", "name", "words"),
     [
-        ({"port": 9000}, "ops_port", "the public listener has this port"),
-        ({"host": "0.0.0.0", "ops_host": "10.0.0.1", "port": 1, "ops_port": 1}, "ops_port", "the public listener has this port"),
-        ({"auth__mode": "jwt"}, "auth.mode", "no key"),
-        ({"auth__mode": "jwt", "auth__secret": SECRET, "auth__jwks_url": "https://i/k"}, "auth.mode", "several keys"),
-        ({"auth__secret": SECRET}, "auth.mode", "no token would be asked for"),
-        ({"keepalive__interval_seconds": 5, "keepalive__timeout_seconds": 6}, "keepalive.timeout_seconds", "next ping is due"),
-        ({"connection_limit__total": "off", "connection_limit__waiting": 5}, "connection_limit.waiting", "nobody ever waits"),
-        ({"drain__delay_seconds": 3600, "drain__period_seconds": 3600}, "drain.period_seconds", "more than an hour"),
+        ({"port": 9000}, "TIDEGATE_OPS_PORT", "the public listener has this port"),
+        ({"host": "0.0.0.0", "ops_host": "10.0.0.1", "port": 1, "ops_port": 1}, "--ops-port", "the public listener has this port"),
+        ({"auth__mode": "jwt"}, "--set auth.mode", "no key"),
+        ({"auth__mode": "jwt", "auth__secret": SECRET, "auth__jwks_url": "https://i/k"}, "--set auth.mode", "several keys"),
+        ({"auth__secret": SECRET}, "TIDEGATE_AUTH__MODE", "no token would be asked for"),
+        (
+            {"keepalive__interval_seconds": 5, "keepalive__timeout_seconds": 6},
+            "--set keepalive.timeout_seconds",
+            "next ping is due",
+        ),
+        ({"connection_limit__total": "off", "connection_limit__waiting": 5}, "--set connection_limit.waiting", "nobody ever waits"),
+        ({"drain__delay_seconds": 3600, "drain__period_seconds": 3600}, "--set drain.period_seconds", "more than an hour"),
     ],
 )
 def test_fields_that_contradict_each_other(fields: dict[str, Any], name: str, words: str) -> None:
-    """Each contradiction is one row under the variable to change."""
+    """Each contradiction is one row under what to change."""
     row = problem(**fields)
-    assert row.name == env_name(name)
+    assert row.name == name
     assert words in row.problem
 
 
