@@ -10,10 +10,10 @@ from collections.abc import Iterable, Sequence
 import structlog
 
 from .errors import StartupError
-from .settings import Settings
+from .settings import Settings, is_loopback
 from .settings.environment import ENV_PREFIX
 
-__all__ = ["address_of", "bind", "bind_all", "check_descriptors", "greeting"]
+__all__ = ["address_of", "bind", "bind_all", "check_descriptors", "greeting", "tell_what_is_open"]
 
 log = structlog.get_logger("tidegate.runner")
 
@@ -77,17 +77,33 @@ def check_descriptors(connections: int | None) -> None:
         log.warning("the open-files limit is below the connection limit", open_files=soft, connection_limit=connections, hint=hint)
 
 
+def tell_what_is_open(settings: Settings) -> None:
+    """Warn when others can reach the ops listener and no key was set: nobody may have meant that."""
+    if settings.api_key is None and not is_loopback(settings.ops_host):
+        hint = (
+            "set TIDEGATE_API_KEY to close the console, and let only your monitoring reach the port; or TIDEGATE_OPS_HOST=127.0.0.1"
+        )
+        log.warning("metrics and the console are open to whoever reaches the ops listener", ops_host=settings.ops_host, hint=hint)
+
+
 def address_of(listener: socket.socket) -> str:
     """``host:port`` that it is bound to."""
     host, port = listener.getsockname()[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def _reachable(address: str) -> str:
+    """Where a client on this machine finds what is bound to all addresses."""
+    host, _, port = address.rpartition(":")
+    host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104 - compared with, not bound to
+    return f"{host}:{port}"
+
+
 def greeting(public: str, ops: Sequence[str], settings: Settings) -> str:
-    """All addresses and what to try; on standard output, so that a script can read the ports it got."""
+    """All addresses, as this machine reaches them, and what to try; on standard output: a script can read the ports it got."""
+    public, ops = _reachable(public), [_reachable(one) for one in ops]
     publish = (
-        'curl -H "Authorization: Bearer $TIDEGATE_API_KEY" -H "Content-Type: text/plain" '
-        f"-d hello http://{ops[0]}/api/rooms/lobby/messages"
+        f"TIDEGATE_API_KEY=… tidegate publish lobby hello --ops-url http://{ops[0]}"
         if settings.api_key
         else f"# publishing over HTTP needs a key: TIDEGATE_API_KEY=… tidegate serve, then POST http://{ops[0]}/api/rooms/lobby/messages"
     )

@@ -32,7 +32,7 @@ import uvicorn
 
 from .app import Gateway, create_app
 from .errors import BrokerUnavailable, StartupError
-from .listening import address_of, bind_all, check_descriptors, greeting
+from .listening import address_of, bind_all, check_descriptors, greeting, tell_what_is_open
 from .logs import writes_json
 from .settings import Settings, SettingsError, check_exposure
 from .wire import WireOptions, deflate_totals, http_protocol, wire_protocol
@@ -59,6 +59,7 @@ def serve(settings: Settings) -> int:
     try:
         check_exposure(settings)
         check_descriptors(settings.connection_limit.total)
+        tell_what_is_open(settings)
         public, ops = bind_all(
             [(settings.host, settings.port, "TIDEGATE_PORT"), (settings.ops_host, settings.ops_port, "TIDEGATE_OPS_PORT")]
         )

@@ -24,7 +24,7 @@ from types import FrameType
 import structlog
 
 from ..errors import StartupError
-from ..listening import address_of, bind, bind_all, check_descriptors, greeting
+from ..listening import address_of, bind, bind_all, check_descriptors, greeting, tell_what_is_open
 from ..runner import cannot_start
 from ..settings import Settings, SettingsError, check_exposure
 from .restarts import LONGEST_DELAY_SECONDS, Restarts
@@ -52,6 +52,7 @@ def supervise(settings: Settings) -> int:
     try:
         check_exposure(settings)
         check_descriptors(settings.connection_limit.total)  # the limit is one of each process, and is inherited
+        tell_what_is_open(settings)
         ports = [settings.ops_port and settings.ops_port + number for number in range(settings.workers)]
         wanted = [(settings.ops_host, port, "TIDEGATE_OPS_PORT") for port in ports]
         alone, *sockets = bind_all([(settings.host, settings.port, "TIDEGATE_PORT"), *wanted])

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from gateway import Settings
 from gateway.errors import StartupError
-from gateway.listening import bind, bind_all, greeting
+from gateway.listening import bind, bind_all, greeting, tell_what_is_open
 
 
 async def test_nothing_waits_for_nagle_whichever_event_loop_serves() -> None:
@@ -54,5 +56,24 @@ def test_the_greeting_says_how_to_join_publish_and_look(mode: str, token: bool) 
     said = greeting("127.0.0.1:8001", ["127.0.0.1:9001"], settings)
     assert "tidegate listen lobby --url ws://127.0.0.1:8001" in said
     assert ("tidegate token --user" in said) is token
-    assert "http://127.0.0.1:9001/api/rooms/lobby/messages" in said
+    assert "TIDEGATE_API_KEY=… tidegate publish lobby hello --ops-url http://127.0.0.1:9001" in said
     assert "http://127.0.0.1:9001/console" in said
+
+
+def test_the_greeting_names_addresses_that_can_be_connected_to() -> None:
+    """Who listens on all addresses is found on this machine's own."""
+    said = greeting("0.0.0.0:8001", ["[::]:9001", "10.0.0.1:9002"], Settings())
+    assert "ws://127.0.0.1:8001/ws/{room} with 2 workers, operations at http://[::1]:9001, http://10.0.0.1:9002." in said
+    assert "0.0.0.0" not in said
+
+
+@pytest.mark.parametrize(
+    ("fields", "warnings"),
+    [({"ops_host": "0.0.0.0"}, 1), ({"ops_host": "0.0.0.0", "api_key": "k" * 16}, 0), ({"ops_host": "127.0.0.1"}, 0)],
+)
+def test_an_ops_listener_that_others_reach_without_a_key_is_warned_about(fields: dict[str, Any], warnings: int) -> None:
+    """Once, with what to set."""
+    with capture_logs() as events:
+        tell_what_is_open(Settings(**fields))
+    assert [event["log_level"] for event in events] == ["warning"] * warnings
+    assert all("TIDEGATE_API_KEY" in event["hint"] for event in events)
