@@ -31,7 +31,7 @@ from ..hub import Hub
 from ..message import Message, node_room
 from ..version import __version__
 from .missed import Missed
-from .nodes import Node, NodeTable
+from .nodes import MISSED, Node, NodeTable
 from .pages import LARGEST_PART_BYTES, Gathered, Part, merge, part_of
 from .wire import Answer, Ask, Control, Gone, Here, InvalidControl, decode, encode, is_node_id
 
@@ -105,6 +105,9 @@ class Cluster:
         self._instance = ""
         self._confirmed = 0
         """Heartbeats that the engine has taken."""
+        self._refused_at = -math.inf
+        """When the engine last did not take one."""
+        self._told_away = False
         self._table = NodeTable()
         self._ignored = Counter(dict.fromkeys(IGNORED, 0))
         self._questions: dict[int, _Question] = {}
@@ -208,8 +211,7 @@ class Cluster:
     async def _beat(self) -> None:
         loop, is_new = asyncio.get_running_loop(), True
         while True:
-            for node in self._table.drop_dead(loop.time()):
-                logger.warning("node %s has not been heard of for too long and is taken for dead", node)
+            self._bury(loop.time())
             self._missed.beat()
             is_new = not await self._say_here(is_new=is_new) and is_new
             self._soon.clear()
@@ -221,11 +223,24 @@ class Cluster:
             # However many come at once, they are answered together.
             await asyncio.sleep(self._heartbeat_seconds * random.uniform(0.05, 0.15))  # noqa: S311 - no secret
 
+    def _bury(self, now: float) -> None:
+        """Drop those that were not heard of for too long. While the engine is away that says nothing of them, and is told once."""
+        dead = self._table.drop_dead(now)
+        is_away = now - self._refused_at < (MISSED + 0.5) * self._heartbeat_seconds  # what it refused of us, it did of them
+        if not is_away:
+            self._told_away = False
+            for node in dead:
+                logger.warning("node %s has not been heard of for too long and is taken for dead", node)
+        elif dead and not self._told_away:
+            self._told_away = True
+            logger.warning("the broker does not take heartbeats: other nodes are heard of again when it does")
+
     async def _say_here(self, *, is_new: bool) -> bool:
         """Say it; False when the engine has not confirmed it. What it had under way when a link broke is nobody's jump."""
         try:
             await self._hub.broker.publish(self._envelope(NODES_ROOM, self._here(is_new=is_new)))
         except BrokerUnavailable:
+            self._refused_at = asyncio.get_running_loop().time()
             return False
         self._confirmed += 1
         return True

@@ -181,6 +181,28 @@ def test_without_an_engine_nobody_is_heard_and_nothing_fails() -> None:
     play(scene)
 
 
+def test_an_engine_that_is_away_is_no_death_of_all_other_nodes(caplog: pytest.LogCaptureFixture) -> None:
+    """One line for each outage, whenever the others' times are up; who dies later is named again."""
+
+    async def scene(nodes: Nodes) -> None:
+        await nodes.start("a", "b", "c")
+        for outage in (1, 2):
+            nodes.engine.down = True
+            await asyncio.sleep(10 * BEAT)
+            assert nodes.known("a") == ["a"]
+            nodes.engine.down = False
+            await asyncio.sleep(10 * BEAT)
+            assert sorted(nodes.known("a")) == ["a", "b", "c"]
+            assert len(caplog.records) == 3 * outage  # each of the three nodes
+        assert "taken for dead" not in caplog.text
+        nodes.broker("c").cut = True
+        await asyncio.sleep(6 * BEAT)
+        assert "node c has not been heard of" in caplog.text
+
+    with caplog.at_level(logging.WARNING, "tidegate.cluster"):
+        play(scene)
+
+
 def test_alone_there_is_nothing_to_say() -> None:
     """With a memory broker there is one node, and no heartbeat."""
 
