@@ -212,7 +212,7 @@ class Cluster:
         loop, is_new = asyncio.get_running_loop(), True
         while True:
             self._bury(loop.time())
-            self._missed.beat()
+            self._missed.look()
             is_new = not await self._say_here(is_new=is_new) and is_new
             self._soon.clear()
             try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 
 from ..broker import Reports
 from ..hub import Hub
@@ -31,17 +32,25 @@ class Missed:
         """Told so far."""
         self._hub = hub
         self._settle_seconds = settle_seconds
-        self._reconnects = (0, 0)
-        """How often the broker had lost its connection at the last two beats."""
+        self._reconnects = 0
+        """How often the broker had lost its connection when last asked."""
+        self._told_until = -math.inf
+        """Until then what others said meanwhile is a part of the gap that the broker has told."""
         self._telling: asyncio.TimerHandle | None = None
 
-    def beat(self) -> None:
-        """This node says that it is here: a gap of the broker's own is recent until the next time but one."""
-        self._reconnects = self._reconnects[1], self._broker_reconnects()
+    def look(self) -> None:
+        """Look whether the broker has told a gap of its own; to be called about every ``settle_seconds``."""
+        broker = self._hub.broker
+        reconnects = broker.statistics().reconnects if isinstance(broker, Reports) else 0
+        if reconnects != self._reconnects:
+            self._reconnects = reconnects
+            # The half is for a heartbeat that is late.
+            self._told_until = asyncio.get_running_loop().time() + 1.5 * self._settle_seconds
 
     def notice(self, node: str) -> None:
         """Heartbeats of ``node`` that the engine took have not arrived."""
-        if self._broker_reconnects() > self._reconnects[0]:
+        self.look()
+        if asyncio.get_running_loop().time() < self._told_until:
             return
         logger.warning("node %s was not heard for a while although the engine took what it said", node)
         if self._telling is None:
@@ -58,7 +67,3 @@ class Missed:
         if self._telling is not None:
             self._telling.cancel()
             self._telling = None
-
-    def _broker_reconnects(self) -> int:
-        broker = self._hub.broker
-        return broker.statistics().reconnects if isinstance(broker, Reports) else 0
