@@ -8,11 +8,12 @@ or withdrawn (a newer message took its place).
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Sequence
 
 from .ledger import NamespaceTotals, Taken
 from .message import Batch
 
-__all__ = ["MAX_ENTRIES", "MAX_NAMED", "Backlog"]
+__all__ = ["MAX_ENTRIES", "MAX_NAMED", "Backlog", "named"]
 
 MAX_ENTRIES = 256
 """Beyond it what is taken is counted with what was taken before: coarser, but bounded, however small the messages are."""
@@ -44,8 +45,8 @@ class Backlog:
     def take(self, end: int, batch: Batch) -> None:
         """A batch was taken and is through when position ``end`` is."""
         self.add(end, batch.totals, len(batch))
-        for envelope in batch.envelopes[-MAX_NAMED:]:
-            self._named.append((end, Taken.of(envelope)))
+        for taken in named(batch)[-MAX_NAMED:]:
+            self._named.append((end, taken))
 
     def add(self, end: int, totals: NamespaceTotals | None, messages: int) -> None:
         """``messages`` were taken and are through when position ``end`` is; without ``totals`` they are nobody's."""
@@ -89,3 +90,10 @@ class Backlog:
         self._entries.clear()
         self._named.clear()
         return waited
+
+
+def named(batch: Batch) -> Sequence[Taken]:
+    """The publications in a batch; its names are made once, however many outlets have to wait with it."""
+    if batch.names is None:
+        batch.names = [Taken.of(envelope) for envelope in batch.envelopes]
+    return batch.names

@@ -92,7 +92,8 @@ class FanOut(msgspec.Struct, eq=False, gc=False):
     def weigh(self, payload_bytes: int) -> None:
         """The messages have so many bytes together."""
         self.payload_bytes = payload_bytes
-        self.members_per_turn = min(MEMBERS_PER_TURN, max(1, BYTES_PER_TURN // (payload_bytes or 1)))
+        fits = payload_bytes * MEMBERS_PER_TURN <= BYTES_PER_TURN
+        self.members_per_turn = MEMBERS_PER_TURN if fits else max(1, BYTES_PER_TURN // payload_bytes)
 
     def next_part(self, members: int = 0) -> Sequence[Connection]:
         """Whom to write to now: so many of the recipients, as many as fit a turn with 0."""

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Sequence
 
 from middleware.asgi import Frames
 from middleware.close import INTERNAL_ERROR, SLOW_CONSUMER, Close
 
-from .backlog import Backlog
+from .backlog import Backlog, named
 from .ledger import REPLACED, UNSENT, Taken
 from .message import Batch
-from .outlet import OutletOptions, Owner, named, wait_among, wake_all
+from .outlet import OutletOptions, Owner, wait_among, wake_all
 
 __all__ = ["FrameOutlet"]
-
-logger = logging.getLogger("tidegate.outlet")
 
 _LARGEST_HIGH_WATER_BYTES = 512 * 1024
 """The highest mark that event loops set by themselves (for TLS): a transport tells that it has drained only from above it."""
@@ -61,12 +58,11 @@ class FrameOutlet:
         if frames.encoder is batch.encoder:
             blob, payload_bytes = batch.blob, batch.blob_bytes
         else:
-            try:
-                blob, payload_bytes = batch.encoded(frames.encoder)
-            except Exception:  # an encoder's mistake: the end of who needs it, and nobody else's
-                logger.exception("encoding for a connection failed")
+            encoded = batch.encoded(frames.encoder)
+            if encoded is None:  # an encoder's mistake is the end of who needs it, and nobody else's
                 frames.close(INTERNAL_ERROR)
                 return len(batch)
+            blob, payload_bytes = encoded
         unsent = frames.write(blob, len(batch.messages), payload_bytes)
         if unsent:
             if unsent < 0:
@@ -93,8 +89,8 @@ class FrameOutlet:
     def waiting(self) -> tuple[list[Taken], int]:
         self.settle()
         taken, messages = self._backlog.waiting() if self._backlog else ([], 0)
-        latest = named(self._latest) if self._latest is not None else []
-        return taken + latest, messages + len(latest)
+        latest = named(self._latest) if self._latest is not None else ()
+        return [*taken, *latest], messages + len(latest)
 
     @property
     def sent_messages(self) -> int:

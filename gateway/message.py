@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,9 +21,11 @@ from .frame import server_frame
 
 if TYPE_CHECKING:
     from .envelope import Envelope
-    from .ledger import NamespaceTotals
+    from .ledger import NamespaceTotals, Taken
 
 __all__ = ["MAX_ROOM_BYTES", "Batch", "Message", "check_room", "node_room", "self_room", "user_room"]
+
+logger = logging.getLogger("tidegate.message")
 
 TEXT_FRAME, BINARY_FRAME = 0x81, 0x82
 """First byte of an unfragmented text and binary frame: FIN and opcode (RFC 6455 §5.2)."""
@@ -96,8 +99,10 @@ class Batch(msgspec.Struct, eq=False, gc=False):
     """Whose ``blob`` and ``blob_bytes`` are at hand, those of the first that asked: most rooms have one encoder."""
     blob: bytes = b""
     blob_bytes: int = 0
-    others: dict[Encoder | None, tuple[bytes, int]] | None = None
-    """What other encoders made of it."""
+    others: dict[Encoder | None, tuple[bytes, int] | None] | None = None
+    """What other encoders made of it; ``None`` where one failed."""
+    names: Sequence[Taken] | None = None
+    """Of its publications; made by who first needs them (``backlog.named``)."""
 
     def __len__(self) -> int:
         return len(self.messages)
@@ -111,19 +116,25 @@ class Batch(msgspec.Struct, eq=False, gc=False):
         """The last of its messages alone."""
         return Batch(self.messages[-1:], self.totals, self.envelopes[-1:])
 
-    def encoded(self, encoder: Encoder | None) -> tuple[bytes, int]:
-        """For connections that share ``encoder``: all frames, one behind the other, and the bytes of their bodies."""
-        if self.encoder is _NOT_YET:
-            self.blob, self.blob_bytes = self._encode(encoder)
-            self.encoder = encoder
+    def encoded(self, encoder: Encoder | None) -> tuple[bytes, int] | None:
+        """For connections that share ``encoder``: all frames, one behind the other, and the bytes of their bodies.
+
+        ``None`` when the encoder fails, which is logged once however many connections ask.
+        """
         if encoder is self.encoder:
             return self.blob, self.blob_bytes
-        others = self.others
-        if others is None:
-            others = self.others = {}
-        encoded = others.get(encoder)
-        if encoded is None:
-            encoded = others[encoder] = self._encode(encoder)
+        if self.others is not None and encoder in self.others:
+            return self.others[encoder]
+        try:
+            encoded = self._encode(encoder)
+        except Exception:
+            logger.exception("an encoder failed")
+            encoded = None
+        if encoded is not None and self.encoder is _NOT_YET:
+            self.blob, self.blob_bytes = encoded
+            self.encoder = encoder
+        else:
+            self.others = {**(self.others or {}), encoder: encoded}
         return encoded
 
     def _encode(self, encoder: Encoder | None) -> tuple[bytes, int]:

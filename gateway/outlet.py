@@ -23,7 +23,7 @@ from middleware.close import Close
 from .ledger import Taken
 from .message import Batch
 
-__all__ = ["Outlet", "OutletOptions", "Owner", "Policy", "named", "wait_among", "wake_all"]
+__all__ = ["Outlet", "OutletOptions", "Owner", "Policy", "wait_among", "wake_all"]
 
 Policy = Literal["close", "drop", "latest"]
 
@@ -93,11 +93,6 @@ class Outlet(Protocol):
 
     async def drained(self) -> None:
         """Wait until less than the high-water mark is buffered, or the connection is over."""
-
-
-def named(batch: Batch) -> list[Taken]:
-    """The publications in a batch."""
-    return [Taken.of(envelope) for envelope in batch.envelopes]
 
 
 async def wait_among(waiters: list[asyncio.Future[None]]) -> None:

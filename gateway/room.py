@@ -169,7 +169,7 @@ class Room:
             if envelopes:
                 fan_out = FanOut.of(self.name, envelopes, self._totals, (member,), _OWN, _AHEAD)
                 self._totals.expected += fan_out.expected
-                self._write_to((member,), fan_out)
+                self._write_to(fan_out.next_part(), fan_out)
 
     # -- the fan-out
 
@@ -186,9 +186,9 @@ class Room:
         try:
             return self._advance()
         finally:
-            if not self._has_too_much and self._turns.behind:
+            if self._turns.behind and not self._has_too_much:
                 self._caught_up()
-            if self.has_pending and not self._scheduled:
+            if (self._fan_out is not None or self._pending) and not self._scheduled:
                 self._schedule()
 
     def _caught_up(self) -> None:
