@@ -213,8 +213,8 @@ class Cluster:
         while True:
             self._bury(loop.time())
             self._missed.look()
+            self._soon.clear()  # not after the waiting: who comes, or what is to be told, meanwhile is answered, too
             is_new = not await self._say_here(is_new=is_new) and is_new
-            self._soon.clear()
             try:
                 async with asyncio.timeout(self._heartbeat_seconds * random.uniform(0.9, 1.0)):  # noqa: S311 - no secret
                     await self._soon.wait()

@@ -39,7 +39,8 @@ class Engine:
 
 
 class LinkedBroker(Reports):
-    """One node's broker; ``cut`` makes it hear nothing, as if its process had stopped, ``deaf_to`` nothing of those nodes."""
+    """One node's broker; ``cut`` makes it hear nothing, as if its process had stopped, ``deaf_to`` nothing of those nodes. The engine
+    confirms what it publishes ``confirms_after_seconds`` later."""
 
     local = False
 
@@ -49,6 +50,7 @@ class LinkedBroker(Reports):
         self.reconnects = 0
         self.cut = False
         self.deaf_to: set[str] = set()
+        self.confirms_after_seconds = 0.0
         self._engine = engine
         self._deliver: Deliver | None = None
 
@@ -63,6 +65,8 @@ class LinkedBroker(Reports):
 
     async def publish(self, envelope: Envelope) -> Position | None:
         self.post(envelope)
+        if self.confirms_after_seconds:
+            await asyncio.sleep(self.confirms_after_seconds)
         return None
 
     async def subscribe(self, room: str) -> None:

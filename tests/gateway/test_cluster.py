@@ -236,6 +236,22 @@ def test_newcomers_together_are_answered_together() -> None:
     play(scene)
 
 
+def test_what_comes_while_a_heartbeat_is_under_way_is_answered_at_once() -> None:
+    """A drain and a newcomer, however long the engine takes to confirm the heartbeat before."""
+
+    async def scene(nodes: Nodes) -> None:
+        await nodes.start("a", "b")
+        nodes.broker("a").confirms_after_seconds = 1.0
+        said = len(nodes.engine.published)
+        while not any(one.node == "a" for one in nodes.engine.published[said:]):
+            await asyncio.sleep(0.05)
+        nodes.clusters["a"].drain()
+        await asyncio.sleep(1.0 + BEAT / 4)
+        assert [node.draining for node in nodes.clusters["b"].nodes()] == [False, True]
+
+    play(scene)
+
+
 def test_wrong_times_are_refused() -> None:
     """When it is made."""
     for options in ({"heartbeat_seconds": 0.01}, {"heartbeat_seconds": 61.0}, {"answer_seconds": 0.0}):
