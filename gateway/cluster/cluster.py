@@ -129,7 +129,7 @@ class Cluster:
         """Say that this node is here, from now on; to be called when the hub has started."""
         if self._beating is None:
             loop = asyncio.get_running_loop()
-            self._instance, self._confirmed = secrets.token_hex(8), 0
+            self._instance, self._confirmed, self._table = secrets.token_hex(8), 0, NodeTable()
             self._started_at = loop.time()
             self._cpu_before = (self._started_at, self._cpu_seconds())
             if not self._hub.broker.local:
@@ -282,7 +282,9 @@ class Cluster:
     # -- what is heard
 
     def _on_envelope(self, envelope: Envelope) -> None:
-        """What the hub calls for everything in the rooms of nodes that is for no connection."""
+        """What the hub calls for everything in the rooms of nodes that is for no connection, while the others know of this node."""
+        if self._beating is None:
+            return
         try:
             control = decode(envelope.message.payload)
             if not is_node_id(envelope.node) or envelope.close is not None or envelope.message.is_text:

@@ -39,8 +39,10 @@ class Engine:
 
 
 class LinkedBroker(Reports):
-    """One node's broker; ``cut`` makes it hear nothing, as if its process had stopped, ``deaf_to`` nothing of those nodes. The engine
-    confirms what it publishes ``confirms_after_seconds`` later."""
+    """One node's broker; ``cut`` makes it hear nothing, as if its process had stopped, ``deaf_to`` nothing of those nodes.
+
+    What it publishes is confirmed ``confirms_after_seconds`` later.
+    """
 
     local = False
 

@@ -316,6 +316,38 @@ def test_what_the_broker_has_told_is_not_told_again() -> None:
     play(scene)
 
 
+def test_what_is_heard_before_the_broker_is_back_is_no_gap_of_its_own() -> None:
+    """Others are heard as soon as their room is subscribed to again; the broker's own gap follows when all is."""
+
+    async def scene(nodes: Nodes) -> None:
+        await nodes.start("a", "b")
+        nodes.broker("a").deaf_to = {"b"}
+        await asyncio.sleep(3 * BEAT)
+        nodes.broker("a").deaf_to = set()
+        while not nodes.clusters["a"]._missed._nodes:
+            await asyncio.sleep(0.05)
+        nodes.broker("a").reconnects += 1
+        await asyncio.sleep(3 * BEAT)
+        assert (nodes.gaps["a"], nodes.clusters["a"].statistics().gaps) == ([], 0)
+
+    play(scene)
+
+
+def test_a_node_that_has_stopped_tells_no_gap() -> None:
+    """Although its hub goes on for a moment, and hears the others."""
+
+    async def scene(nodes: Nodes) -> None:
+        await nodes.start("a", "b")
+        nodes.broker("a").deaf_to = {"b"}
+        await asyncio.sleep(3 * BEAT)
+        await nodes.clusters["a"].stop()
+        nodes.broker("a").deaf_to = set()
+        await asyncio.sleep(3 * BEAT)
+        assert nodes.gaps["a"] == []
+
+    play(scene)
+
+
 def test_what_the_engine_did_not_take_is_no_gap() -> None:
     """A node that could not speak, or is back after it could not, has said nothing that anybody could miss."""
 

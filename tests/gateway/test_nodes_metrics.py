@@ -32,7 +32,7 @@ async def test_broker_and_nodes_are_told() -> None:
     broker.on_publish_seconds(0.5)
     broker.on_lag_seconds(0.25)
     broker.arrived(Envelope("~nodes", Message(b"junk"), id="x-1", node="x").encode())
-    gateway.server.cluster._missed.tell()
+    gateway.server.cluster._missed.gaps += 1
     lines = generate_latest(gateway.metrics_registry).decode().splitlines()
     await gateway.stop()
     for line in (
