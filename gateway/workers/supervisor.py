@@ -18,7 +18,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 import structlog
@@ -184,16 +184,17 @@ class Supervisor:
 
     def _hear_reports(self) -> None:
         for worker in self._workers:
-            if worker.pid is None or worker.serving:
-                continue
-            try:
-                worker.serving = os.read(worker.report, 64) == SERVING
-            except BlockingIOError:
-                continue
+            if worker.pid is not None:
+                self._hear(worker)
         if not self._greeted and all(worker.serving for worker in self._workers):
             self._greeted = True
             ops = [address_of(worker.ops) for worker in self._workers]
             print(greeting(address_of(self._public), ops, self._settings), flush=True)  # noqa: T201 - for people
+
+    def _hear(self, worker: _Worker) -> None:
+        if not worker.serving:
+            with suppress(BlockingIOError):
+                worker.serving = os.read(worker.report, 64) == SERVING
 
     def _bury(self) -> None:
         for worker in self._workers:
@@ -206,6 +207,7 @@ class Supervisor:
     def _died(self, worker: _Worker, code: int) -> None:
         lived = self._clock() - worker.started_at
         pid, worker.pid = worker.pid, None
+        self._hear(worker)  # it may have said so since the reports were heard
         os.close(worker.report)
         worker.report = -1
         was_serving, worker.serving = worker.serving, False
@@ -215,7 +217,7 @@ class Supervisor:
             is_clean = code in (0, -signal.SIGTERM, -signal.SIGQUIT)
             self._exit_code = self._exit_code or (0 if is_clean else 1)
             return
-        if code == 0:  # it was told to end, and has served and drained: no death
+        if code == 0 and was_serving:  # it was told to end, and has drained: no death
             worker.due_at = self._clock()
             log.info("a worker has drained and is replaced", worker=worker.number, pid=pid, lived_seconds=round(lived, 1))
             return

@@ -25,6 +25,7 @@ from gateway.settings.sources import load_settings
 from gateway.workers import supervise
 from gateway.workers.restarts import LONGEST_DELAY_SECONDS, MOST_QUICK_DEATHS, QUICK_SECONDS, Restarts
 from gateway.workers.supervisor import Supervisor
+from gateway.workers.worker import SERVING
 
 # -- when to start again
 
@@ -277,6 +278,22 @@ def test_exposure_is_judged_before_any_worker_starts(capsys: pytest.CaptureFixtu
     """Exit code 2 and the table."""
     assert supervise(Settings(workers=2, broker="redis://127.0.0.1", host="0.0.0.0", port=0, ops_port=0)) == 2
     assert "TIDEGATE_AUTH__MODE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("said", "delay"), [(b"", 0.5), (SERVING, 0.0)], ids=["never served", "served"])
+def test_who_ends_well_and_has_never_served_is_started_again_after_a_pause(said: bytes, delay: float) -> None:
+    """Only who has served and drained is replaced at once, also when both come to light in the same moment."""
+    two = Settings(workers=2, broker="redis://127.0.0.1")
+    with bind("127.0.0.1", 0, "TIDEGATE_PORT", shared=True) as public, bind("127.0.0.1", 0, "TIDEGATE_OPS_PORT") as ops:
+        keeper = Supervisor(two, public, [ops], clock=lambda: 100.0)
+        keeper._greeted = True
+        [worker] = keeper._workers
+        worker.report, writing = os.pipe()
+        os.write(writing, said)
+        os.close(writing)
+        worker.pid, worker.started_at = 1, 100.0
+        keeper._died(worker, 0)
+        assert (worker.pid, worker.due_at - 100.0) == (None, delay)
 
 
 def test_a_machine_without_room_for_a_process_ends_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
