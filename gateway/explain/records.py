@@ -85,7 +85,8 @@ class Happening(NamedTuple):
 class Story:
     """What is known of one connection.
 
-    One that is met again, as it had to give way, may have been in any room and lost anything until ``now``.
+    One that was open when stories last gave way, at ``gave_way_at``, may be one of them that is met again: it may have been in any
+    room and lost anything until ``now``.
     """
 
     __slots__ = (
@@ -93,7 +94,7 @@ class Story:
         "past", "rooms", "since", "user",
     )  # fmt: skip
 
-    def __init__(self, connection: Connection, now: float) -> None:
+    def __init__(self, connection: Connection, now: float, gave_way_at: float) -> None:
         self.id = connection.id
         self.user = connection.user
         self.owner = owner_of(connection)
@@ -101,7 +102,7 @@ class Story:
         self.rooms = dict.fromkeys(connection.rooms, now)
         self.past: list[Membership] = []
         self.happenings: list[Happening] = []
-        self.forgotten_until = self.left_forgotten_until = now if len(self.rooms) > 1 else 0.0
+        self.forgotten_until = self.left_forgotten_until = now if self.since <= gave_way_at else 0.0
         """When the newest of the happenings that matter happened, and of the memberships ended, that had to give way."""
         self.close: Close | None = None
         self.initiator = ""
@@ -152,6 +153,8 @@ class Records(Observer):
         self.live: dict[str, Story] = {}
         self.ended_stories: dict[str, Story] = {}
         self._clock = clock
+        self._gave_way_at = 0.0
+        """When stories of open connections last gave way."""
 
     def story(self, connection_id: str) -> Story | None:
         """What is known of a connection, open or over."""
@@ -213,8 +216,10 @@ class Records(Observer):
         story = self.live.get(connection.id)
         now = self._clock()
         if story is None:
-            _make_way(self.live, LIVE)
-            story = self.live[connection.id] = Story(connection, now)
+            story = Story(connection, now, self._gave_way_at)
+            if _make_way(self.live, LIVE):
+                self._gave_way_at = now
+            self.live[connection.id] = story
         story.rooms[room] = now
         ring = self.rooms.get(room)
         if ring is not None and ring.owner != story.owner:
@@ -278,11 +283,13 @@ class Records(Observer):
             story.add(Happening(self._clock(), "closed", envelope.id, ""))
 
 
-def _make_way(stories: dict[str, Story], bound: int) -> None:
-    """Leave a place for one more."""
-    if len(stories) >= bound:
-        for name in give_way((Held(one.id, one.owner) for one in stories.values()), len(stories)):
-            del stories[name]
+def _make_way(stories: dict[str, Story], bound: int) -> bool:
+    """Leave a place for one more; whether others had to give way."""
+    if len(stories) < bound:
+        return False
+    for name in give_way((Held(one.id, one.owner) for one in stories.values()), len(stories)):
+        del stories[name]
+    return True
 
 
 def _owner_of_all(members: Sequence[Connection]) -> str:

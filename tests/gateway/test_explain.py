@@ -361,6 +361,22 @@ async def test_who_had_to_give_way_and_is_met_again_is_not_called_a_newcomer(
     assert story["since"] == pytest.approx(since, abs=0.01)
 
 
+async def test_who_had_to_give_way_and_has_left_all_its_rooms_is_not_called_a_newcomer(
+    on: Remembering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That it is in one room alone says nothing of where it was; of who came after that all is known."""
+    member, _ = await on.enter("r")
+    message = await on.say("r")
+    monkeypatch.setattr(records, "LIVE", 1)
+    await on.enter("r")
+    for room in ("r", EVERYONE):
+        on.hub.leave(member, room)
+    await on.hub.join(member, "s")
+    assert on.verdict(member, message) == ("forgotten", None)
+    newcomer, _ = await on.enter("s")
+    assert on.verdict(newcomer, await on.say("r")) == ("not-a-member", False)
+
+
 async def test_confirmations_that_were_forgotten_leave_no_doubt(on: Remembering) -> None:
     """What was written was written, however many newer messages were confirmed."""
     member, frames = await on.enter("r")
