@@ -14,6 +14,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 from middleware.close import Close
@@ -172,28 +173,28 @@ class Records(Observer):
         if ring is None:
             ring = self._new_ring(fan_out)
         envelopes, started, recipients, lost = fan_out.envelopes, fan_out.started, len(fan_out.recipients), fan_out.lost
-        newcomers = fan_out.newcomers
-        if len(envelopes) > PER_ROOM:
-            envelopes = envelopes[-PER_ROOM:]
-        for envelope in envelopes:
+        late_since = self._late_since(fan_out) if fan_out.newcomers else ()
+        for place in range(max(0, len(envelopes) - PER_ROOM), len(envelopes)):
+            envelope = envelopes[place]
             trace = envelope.traceparent
             ring.append(  # as a plain tuple: a ``Publication`` costs four times as much, and few are ever looked at
                 (
                     envelope.id, envelope.node, trace and trace_id_of(trace), envelope.published_at, started,
                     len(envelope.message.payload), recipients, lost, envelope.exclude,
-                    self._late_since(fan_out, envelope) if newcomers else math.inf,
+                    late_since[place] if late_since else math.inf,
                 )
             )  # fmt: skip
 
-    def _late_since(self, fan_out: FanOut, envelope: Envelope) -> float:
-        """``Publication.late_since``."""
-        place = fan_out.envelopes.index(envelope)
+    def _late_since(self, fan_out: FanOut) -> list[float]:
+        """``Publication.late_since`` of each: of all who came in behind it the earliest, whichever of them has come twice."""
+        earliest: dict[int, float] = {}
         for newcomer, count in (fan_out.newcomers or {}).items():
-            story = self.story(newcomer.id) if place < count else None
+            story = self.story(newcomer.id) if newcomer in fan_out.ahead else None  # else it has left before they set out
             memberships = story.memberships(fan_out.room) if story is not None else ()
             if memberships:
-                return memberships[-1].joined_at
-        return math.inf
+                earliest[count] = min(earliest.get(count, math.inf), memberships[-1].joined_at)
+        places = range(len(fan_out.envelopes), 0, -1)
+        return list(accumulate((earliest.get(place, math.inf) for place in places), min))[::-1]
 
     def publications(self, room: str) -> list[Publication]:
         """What is remembered of a room, oldest first."""

@@ -126,6 +126,23 @@ async def test_every_newcomer_is_told_from_who_was_there_before(on: Remembering)
         assert {on.verdict(one, message.id) for one in had_not} == {("joined-later", False)}
 
 
+async def test_a_newcomer_that_leaves_while_messages_wait_hides_no_other(on: Remembering) -> None:
+    """Whether it comes back, later than others who have come meanwhile, or stays away."""
+    await on.enter("r")
+    first = await on.hub.publish("r", "first")
+    restless, steady = (await on.enter("r"))[0], (await on.enter("r"))[0]
+    on.hub.leave(restless, "r")
+    await on.hub.join(restless, "r")
+    await asyncio.sleep(0)
+    assert {on.verdict(one, first.id) for one in (restless, steady)} == {("joined-later", False)}
+    await on.hub.publish("r", "second")
+    brief, _ = await on.enter("r")
+    on.hub.leave(brief, "r")
+    await asyncio.sleep(0)
+    member, _ = await on.enter("r")
+    assert on.verdict(member, await on.say("r", "third")) == ("written", True)
+
+
 async def test_who_was_served_before_its_turn_was_served(on: Remembering) -> None:
     """A member that is sent something directly has the room's message first; that is no joining late."""
     member, _ = await on.enter("r")
