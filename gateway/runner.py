@@ -196,14 +196,22 @@ class GatewayServer(uvicorn.Server):
     async def _leave_the_port(self, public: socket.socket) -> None:
         """Close the public listener; who waits in its queue, and would be reset, is taken first, in the same turn of the loop."""
         queued: list[socket.socket] = []
-        with contextlib.suppress(OSError):  # nobody is left in it, or there are no descriptors left
-            while len(queued) < self.config.backlog:
+        for _ in range(self.config.backlog):
+            try:
                 queued.append(public.accept()[0])
+            except BlockingIOError:  # nobody is left in it
+                break
+            except OSError:  # this one has gone away, or there are no descriptors left: so many tries are soon over
+                continue
         self.servers[0].close()
         loop = asyncio.get_running_loop()
         for connection in queued:
-            connection.setblocking(False)
-            await loop.connect_accepted_socket(lambda: self._protocol(self.config), connection)
+            try:
+                connection.setblocking(False)
+                await loop.connect_accepted_socket(lambda: self._protocol(self.config), connection)
+            except OSError as error:  # the others have nothing to do with it, nor has the drain
+                connection.close()
+                log.warning("a client that waited at the shared port was lost", reason=str(error))
         log.info("left the shared port", queued=len(queued))
 
     async def _pause(self, seconds: float, until: Any = None) -> None:

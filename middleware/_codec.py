@@ -117,7 +117,10 @@ class Codec:
         self._thread.figures.report(link.observe)
 
     def report_all(self) -> None:
-        """As ``report``, with what open connections were sent so far; when there is none all is told already."""
+        """As ``report``, with what the open connections of this thread were sent so far; when there is none all is told already.
+
+        On a thread without connections, as that of a scrape's own server, this tells nothing: they tell as they send and close.
+        """
         thread = self._thread
         if thread.open:
             thread.figures.count_hits(sum([link.channel.sent_messages for link in thread.open]))

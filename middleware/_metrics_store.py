@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
 from itertools import product
@@ -21,6 +22,8 @@ from .layer import Layer, Link
 from .series import Bucket, Histogram, Number
 
 __all__ = ["MAX_ROUTES", "OTHER", "Route", "Store"]
+
+logger = logging.getLogger("tidegate.middleware")
 
 OTHER: Final = "other"
 MAX_ROUTES: Final = 64
@@ -145,7 +148,10 @@ class Store:
     def collect(self) -> Iterator[Family]:
         """Let the layers report, add up what the open connections have carried, then hand out everything."""
         for layer in tuple(self.layers):
-            layer.report()
+            try:
+                layer.report()
+            except Exception:  # the figures of all others have nothing to do with it
+                logger.exception("a layer could not report: %s", type(layer).__qualname__)
         self._count_traffic()
         for metric in CATALOGUE:
             family = _family(metric, self._namespace)

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import socket
+from typing import Any
 
 import pytest
 import structlog
@@ -55,8 +56,24 @@ async def test_a_broker_that_is_away_at_the_start_is_said_once_with_what_to_set(
     public.close()
 
 
+class Queue:
+    """A listener; ``first`` are those at the head of its queue: sockets, or why they cannot be taken."""
+
+    def __init__(self, public: socket.socket, *first: socket.socket | OSError) -> None:
+        self._public = public
+        self._first = list(first)
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        if not self._first:
+            return self._public.accept()
+        first = self._first.pop(0)
+        if isinstance(first, OSError):
+            raise first
+        return first, None
+
+
 async def test_a_worker_that_leaves_its_port_takes_those_who_wait_in_its_queue() -> None:
-    """They are answered, and whoever comes now is not its client any more."""
+    """They are answered, whoever has gone away among them, and whoever comes now is not its client any more."""
     reading, writing = os.pipe()
     public, ops = bind("127.0.0.1", 0, "TIDEGATE_PORT", shared=True), bind("127.0.0.1", 0, "TIDEGATE_OPS_PORT")
     server = GatewayServer(create_app(Settings()), ops, Place(0, "n", reading, lambda: None))
@@ -65,7 +82,9 @@ async def test_a_worker_that_leaves_its_port_takes_those_who_wait_in_its_queue()
     loop, address = asyncio.get_running_loop(), public.getsockname()
     server.servers = [await loop.create_server(lambda: server._protocol(server.config), sock=public, backlog=8)]
     clients = [socket.create_connection(address, 5) for _ in range(3)]  # the loop has not had a turn since
-    await server._leave_the_port(public)
+    gone = socket.socket()
+    gone.close()
+    await server._leave_the_port(Queue(public, ConnectionAbortedError(), gone))  # type: ignore[arg-type]  # all it needs
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(address, 5)
     for client in clients:

@@ -513,6 +513,21 @@ class TestObservations:
         assert b"made_up" not in generate_latest(figures.registry)
         assert figures.series() - before < 20  # the first handshake and the first close
 
+    async def test_a_layer_that_fails_to_report_costs_nobody_else_s_figures(
+        self, figures: Figures, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """The scrape has all that the others tell; the log names it."""
+
+        class Broken(Layer):
+            def report(self) -> None:
+                raise RuntimeError("no figures")
+
+        app = MetricsMiddleware(Broken(reporting(("rate_limit_dropped", 1))), registry=figures.registry)
+        await run(app, websocket_scope())
+        assert figures("rate_limit_dropped_total") == 1
+        assert "a layer could not report" in caplog.text
+        assert "Broken" in caplog.text
+
     async def test_a_refused_handshake_s_reports_are_heard(self, figures: Figures) -> None:
         """What a layer reports while it refuses counts."""
 
