@@ -43,25 +43,22 @@ class Admission:
         self._outbox = outbox
         self._on_started = on_started
         self._starting = asyncio.Lock()
-        self._failures = 0
-        """Attempts to start."""
-        self._last_failure = "", 0.0
-        """Its text, and when to try again."""
+        self._failure: BrokerUnavailable | None = None
+        """Why the last attempt to start failed."""
 
     async def start(self) -> None:
         """Start the hub, once. Raises ``BrokerUnavailable``, to all who have waited for the same attempt: they do not repeat it."""
         if self._hub.started:
             return
-        failures = self._failures
+        before = self._failure
         async with self._starting:
-            if self._failures > failures:
-                why, retry_after = self._last_failure
-                raise BrokerUnavailable(why, retry_after=retry_after)
+            failure = self._failure
+            if failure is not None and failure is not before:
+                raise _copy(failure)
             try:
                 await self._hub.start()
             except BrokerUnavailable as error:
-                self._failures += 1
-                self._last_failure = str(error), error.retry_after
+                self._failure = _copy(error)  # one that was raised keeps its frames alive
                 raise
             if self._on_started is not None:
                 self._on_started()
@@ -130,6 +127,10 @@ def check_may_join(scope: Scope, room: str) -> None:
 def is_self_check(scope: Scope) -> bool:
     """True for the gateway's own check of itself: set inside this process, nothing a client sends becomes a key of the scope."""
     return scope.get(SELF_CHECK) is True
+
+
+def _copy(error: BrokerUnavailable) -> BrokerUnavailable:
+    return BrokerUnavailable(str(error), retry_after=error.retry_after)
 
 
 def _room_of_user(user: str) -> Iterable[str]:
