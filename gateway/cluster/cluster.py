@@ -299,6 +299,7 @@ class Cluster:
             self._on_here(envelope.node, control)
         elif isinstance(control, Gone):
             self._table.left(envelope.node, control.instance)
+            self._missed.left(envelope.node, control.instance)
         elif isinstance(control, Ask):
             part = self._part(control.about, control.room, control.after, control.limit, LARGEST_PART_BYTES)
             counts = tuple(part.names.values()) if control.about == "rooms" else ()
@@ -317,12 +318,10 @@ class Cluster:
 
     def _on_here(self, node: str, here: Here) -> None:
         now, is_known = asyncio.get_running_loop().time(), node in self._table
-        has_missed = self._table.has_missed(node, here, now - self._started_at)
         if not self._table.heard(node, here, now):
             self._ignored["too-many-nodes"] += 1
             return
-        if has_missed:
-            self._missed.notice(node)
+        self._missed.heard(node, here, now - self._started_at)
         if here.is_new or not is_known:
             self._soon.set()
 

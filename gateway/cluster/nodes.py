@@ -2,8 +2,6 @@
 
 1. A node is there from its first heartbeat until it says goodbye or has missed three.
 2. The table is bounded; a node that finds no place in it is ignored, not put in another's place.
-3. Whose heartbeats the engine has taken and this node has not heard, has been missed, for however long: those that were taken for
-   dead are remembered (as many as the table has places) until they say goodbye.
 """
 
 from __future__ import annotations
@@ -47,8 +45,6 @@ class NodeTable:
 
     def __init__(self) -> None:
         self._entries: dict[str, _Entry] = {}
-        self._dead: dict[str, Here] = {}
-        """The last heartbeats of those taken for dead, in the order of their deaths."""
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -60,21 +56,10 @@ class NodeTable:
     def ids(self) -> frozenset[str]:
         return frozenset(self._entries)
 
-    def has_missed(self, node: str, here: Here, age_seconds: float) -> bool:
-        """Whether heartbeats before this one were taken by the engine and did not arrive; to be asked before ``heard``.
-
-        ``age_seconds`` is this node's own: of a newcomer that is clearly younger it should have heard the first.
-        """
-        last = self._entries[node].here if node in self._entries else self._dead.get(node)
-        if last is not None and last.instance == here.instance:
-            return here.number > last.number + 1
-        return here.number > 0 and here.age_seconds + here.interval_seconds < age_seconds
-
     def heard(self, node: str, here: Here, now: float) -> bool:
         """Note a heartbeat; False when there is no place for the node."""
         if node not in self._entries and len(self._entries) >= LONGEST_TABLE:
             return False
-        self._dead.pop(node, None)
         # The half is for a heartbeat that is late, not missed.
         self._entries[node] = _Entry(here, now, now + (MISSED + 0.5) * here.interval_seconds)
         return True
@@ -82,20 +67,16 @@ class NodeTable:
     def left(self, node: str, instance: str) -> bool:
         """Note a goodbye; False when it is of a process that this is not (any more)."""
         entry = self._entries.get(node)
-        last = entry.here if entry is not None else self._dead.get(node)
-        if last is None or last.instance != instance:
+        if entry is None or entry.here.instance != instance:
             return False
-        self._entries.pop(node, None)
-        self._dead.pop(node, None)
+        del self._entries[node]
         return True
 
     def drop_dead(self, now: float) -> list[str]:
         """Forget those that have missed too many heartbeats; returns who they were."""
         dead = [node for node, entry in self._entries.items() if entry.due <= now]
         for node in dead:
-            self._dead[node] = self._entries.pop(node).here
-        while len(self._dead) > LONGEST_TABLE:
-            del self._dead[next(iter(self._dead))]
+            del self._entries[node]
         return dead
 
     def nodes(self, now: float) -> list[Node]:

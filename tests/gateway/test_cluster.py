@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from gateway.cluster import NODES_ROOM, Cluster, Gathered
 from gateway.cluster.cluster import MOST_QUESTIONS
+from gateway.cluster.missed import MOST_REMEMBERED, Numbers
 from gateway.cluster.nodes import LONGEST_TABLE, NodeTable
 from gateway.cluster.pages import LARGEST_PART_BYTES, merge, part_of
 from gateway.cluster.wire import LARGEST_CONTROL_BYTES, Answer, Ask, Gone, Here, InvalidControl, decode, encode, is_node_id
@@ -382,25 +383,26 @@ def test_a_node_that_stops_and_starts_is_another() -> None:
 
 def test_a_newcomer_whose_first_words_were_not_heard_has_been_missed() -> None:
     """But not one that was there before this node, or came at about the same time."""
-    table, here = NodeTable(), msgspec.structs.replace(HERE, number=3, age_seconds=6.0)
-    assert table.has_missed("b", here, 60.0)
-    assert not table.has_missed("b", here, 6.1)
-    assert not table.has_missed("b", here, 1.0)
-    assert not table.has_missed("b", msgspec.structs.replace(HERE, number=0), 60.0)
-    table.heard("b", here, 0.0)
-    assert table.has_missed("b", msgspec.structs.replace(here, instance="another", age_seconds=0.5), 60.0)
+    here = msgspec.structs.replace(HERE, number=3, age_seconds=6.0)
+    assert Numbers().heard("b", here, 60.0)
+    assert not Numbers().heard("b", here, 6.1)
+    assert not Numbers().heard("b", here, 1.0)
+    assert not Numbers().heard("b", msgspec.structs.replace(HERE, number=0), 60.0)
+    numbers = Numbers()
+    numbers.heard("b", here, 0.0)
+    assert numbers.heard("b", msgspec.structs.replace(here, instance="another", age_seconds=0.5), 60.0)
 
 
-def test_the_dead_are_remembered_in_bounds_until_they_say_goodbye() -> None:
-    """The last that died, as many as the table has places."""
-    table, back = NodeTable(), msgspec.structs.replace(HERE, number=9, age_seconds=1e6)
-    for number in range(LONGEST_TABLE + 1):
-        table.heard(f"n{number}", HERE, float(number))
-        table.drop_dead(number + 10 * BEAT)
-    assert not table.has_missed("n0", back, 0.0)
-    assert table.has_missed("n1", back, 0.0)
-    assert table.left("n1", "i")
-    assert not table.has_missed("n1", back, 0.0)
+def test_who_was_heard_is_remembered_in_bounds_until_it_says_goodbye() -> None:
+    """Dead or alive, those that were heard last."""
+    numbers, back = Numbers(), msgspec.structs.replace(HERE, number=9, age_seconds=1e6)
+    for number in (0, *range(MOST_REMEMBERED), 0):
+        numbers.heard(f"n{number}", HERE, 0.0)
+    numbers.heard("another", HERE, 0.0)
+    assert [numbers.heard(name, back, 0.0) for name in ("n1", "n2", "n0")] == [False, False, True]
+    numbers.left("n3", "an earlier process")
+    numbers.left("n4", "i")
+    assert [numbers.heard(name, back, 0.0) for name in ("n5", "n4")] == [True, False]
 
 
 # -- what is not for us
