@@ -24,8 +24,8 @@ from .link import Engine, Events, Link
 from .listener import Listener
 from .losses import GAPS_ROOM, Losses
 from .options import EngineOptions
-from .prober import NOTHING_COMES_BACK, Prober
-from .probes import Probes
+from .prober import Prober
+from .probes import Probes, Progress
 from .publisher import Publisher
 from .reports import OPERATIONS, BrokerStatistics, Reports
 from .supervisor import Supervisor
@@ -63,9 +63,10 @@ class EngineBroker(Reports):
         )
         self._probes = Probes(name, options, missed=self._missed, clock=clock)
         self._prober = Prober(
-            self._probes, clock, publish=self._publish_own, failed=self._not_back, lose=self._lose, misled=self._misled
-        )
-        self._listener = Listener(options, live=self._prober.heard_all, failed=self._not_subscribed, lose=self._lose)
+            self._probes, clock,
+            publish=self._publish_own, live=self._live, failed=self._not_back, lose=self._lose, misled=self._misled,
+        )  # fmt: skip
+        self._listener = Listener(options, heard_all=self._prober.heard_all, failed=self._not_subscribed, lose=self._lose)
         self._supervisor: Supervisor | None = None
         self._max_message_bytes: int | None = None
         self._up = self._was_up = False
@@ -159,7 +160,7 @@ class EngineBroker(Reports):
         return self._up and not self._probes.late
 
     def _unavailable(self) -> BrokerUnavailable:
-        why = self._why or NOTHING_COMES_BACK
+        why = self._why or self._prober.why
         return BrokerUnavailable(f"{self._title} cannot be used: {why}", retry_after=self._options.retry_max_seconds)
 
     def _check(self) -> None:
@@ -209,9 +210,7 @@ class EngineBroker(Reports):
         try:
             envelope = Envelope.decode(data)
             if envelope.room in self._probes.rooms:
-                self._probes.came_back(envelope)
-                if self._probes.proven:
-                    self._live()
+                self._prober.came_back(envelope)
                 return
             if envelope.room == GAPS_ROOM:
                 if concerned := self._losses.heard(envelope, self._rooms):
@@ -271,7 +270,7 @@ class EngineBroker(Reports):
         self._publisher.attach(link)
         self._listener.attach(link, (*self._probes.reset(link.probe_rooms(self._probes.stem)), GAPS_ROOM))
         self._prober.attach(link)
-        self._why = NOTHING_COMES_BACK
+        self._why = ""
 
     async def _detach(self) -> None:
         self._up = False
@@ -282,7 +281,7 @@ class EngineBroker(Reports):
 
     def _live(self) -> None:
         """Every room is confirmed, and on every path a probe has come back."""
-        if self._up or self._supervisor is None or not self._supervisor.serving:
+        if self._supervisor is None or not self._supervisor.serving:
             return
         self._up, self._why = True, ""
         self._supervisor.judged()
@@ -290,12 +289,16 @@ class EngineBroker(Reports):
             self._reconnects += 1
             logger.warning("broker: %s can be used again", self._title)
             self._tell_gap(self._rooms)
-            self._tell_others()
+        self._tell_others()
         self._was_up = True
 
     def _misled(self, reason: str) -> None:
-        """What was confirmed over this link may have reached nobody, although who missed it has been told of gaps before that."""
-        self._losses.add_all()
+        """What was confirmed over this link may have reached nobody, although who missed it has been told of gaps before that.
+
+        Over a link that was never proven nothing was taken from anybody.
+        """
+        if self._probes.progress is Progress.PROVEN:
+            self._losses.add_all()
         self._lose(reason)
 
     def _lose(self, reason: str) -> None:

@@ -26,17 +26,17 @@ class Listener:
 
     Args:
         options: bounds and times.
-        live: told each time everything that is wanted is confirmed.
+        heard_all: told each time everything that is wanted is confirmed.
         failed: told why somebody has waited in vain.
         lose: told why the link is of no use.
     """
 
     def __init__(
-        self, options: EngineOptions, *, live: Callable[[], None], failed: Callable[[str], None], lose: Callable[[str], None]
+        self, options: EngineOptions, *, heard_all: Callable[[], None], failed: Callable[[str], None], lose: Callable[[str], None]
     ) -> None:
         self.interest = Interest()
         self._options = options
-        self._live = live
+        self._heard_all = heard_all
         self._failed = failed
         self._lose = lose
         self._waiters: defaultdict[str, list[asyncio.Future[None]]] = defaultdict(list)
@@ -100,7 +100,7 @@ class Listener:
                         raise EngineError(reason)
                     self.interest.done(changes, refused)
                     self._answered(changes.subscribe, refused)
-                self._live()
+                self._heard_all()
                 await self._news.wait()
         except TimeoutError:
             self._lose(f"subscriptions were not confirmed within {self._options.probe_timeout_seconds:g} s")

@@ -1,7 +1,8 @@
-"""``Prober``: publishes probes over one link after the other, and tells what their not coming back means.
+"""``Prober``: publishes probes over one link after the other, and tells what their coming back or not means.
 
-1. The first ones go out when all rooms are heard, theirs among them; every one has to come back.
-2. Time counts from ``attach``: a link that never gets so far ends like one that carries nothing.
+1. A link is told to be live once: when all its rooms are heard and it is proven (``Probes``).
+2. A probe that is overdue ends the link. So does a subscription that takes as long, which is the ``Listener``'s business: that many
+   of them take long together ends nothing.
 """
 
 from __future__ import annotations
@@ -11,11 +12,9 @@ from collections.abc import Callable
 
 from ..envelope import Envelope
 from .link import Link, as_engine_error
-from .probes import Probes
+from .probes import Probes, Progress
 
-__all__ = ["NOTHING_COMES_BACK", "Prober"]
-
-NOTHING_COMES_BACK = "what is published does not come back"
+__all__ = ["Prober"]
 
 
 class Prober:
@@ -25,8 +24,9 @@ class Prober:
         probes: what is under way.
         clock: seconds that never go back.
         publish: takes a probe, always.
+        live: told that the link can be used.
         failed: told when probes have become late, or overdue, and in words what that means.
-        lose, misled: told why the link is of no use; ``misled`` when it has carried nothing for longer than we knew.
+        lose, misled: told why the link is of no use; ``misled`` when it may have carried nothing for longer than we knew.
     """
 
     def __init__(
@@ -35,6 +35,7 @@ class Prober:
         clock: Callable[[], float],
         *,
         publish: Callable[[Envelope], None],
+        live: Callable[[], None],
         failed: Callable[[str], None],
         lose: Callable[[str], None],
         misled: Callable[[str], None],
@@ -42,16 +43,16 @@ class Prober:
         self._probes = probes
         self._clock = clock
         self._publish = publish
+        self._live = live
         self._failed = failed
         self._lose = lose
         self._misled = misled
         self._link: Link | None = None
-        self._all_heard = False
         self._task: asyncio.Task[None] | None = None
 
     def attach(self, link: Link) -> None:
         """Probe ``link`` from now on; its probes have just been ``reset``."""
-        self._link, self._all_heard = link, False
+        self._link = link
         self._task = asyncio.get_running_loop().create_task(self._keep_probing(link), name="broker probes")
 
     def detach(self) -> None:
@@ -60,19 +61,30 @@ class Prober:
         if self._task is not None:
             self._task.cancel()
 
+    @property
+    def why(self) -> str:
+        """Why the link cannot be used, when it cannot."""
+        return self._probes.progress.value or Progress.UNPROVEN.value
+
     def heard_all(self) -> None:
         """All rooms are heard, perhaps for the first time over this link."""
-        if self._link is not None and not self._all_heard:
-            self._all_heard = True
+        if self._link is not None and self._probes.progress is Progress.UNHEARD:
+            self._probes.heard_all()
             self._probe(self._link)
+
+    def came_back(self, envelope: Envelope) -> None:
+        """A probe has arrived. Raises ``InvalidEnvelope`` for one that was never sent."""
+        before = self._probes.progress
+        self._probes.came_back(envelope)
+        if self._probes.progress is not before:
+            self._live()
 
     async def _keep_probing(self, link: Link) -> None:
         probes = self._probes
         while True:
-            if self._all_heard:
-                self._probe(link)
+            self._probe(link)
             if probes.judge(self._clock()):
-                self._failed(probes.overdue or NOTHING_COMES_BACK)
+                self._failed(probes.overdue or self.why)
             if probes.overdue:
                 self._misled(probes.overdue)
             await asyncio.sleep(probes.tick_seconds)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -583,6 +583,27 @@ def test_a_new_link_is_usable_when_its_first_probes_are_back() -> None:
         assert [set(gap) for gap in node.gaps] == [{"r"}]
 
     play(scene)
+
+
+def test_many_rooms_may_take_longer_together_than_a_probe_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each batch is confirmed in time: one link, never up before all are, and then what is published comes back."""
+    subscribe = FakeLink.subscribe
+
+    async def slow(link: FakeLink, rooms: Sequence[str]) -> Mapping[str, str]:
+        await asyncio.sleep(OPTIONS.probe_late_seconds / 2)
+        return await subscribe(link, rooms)
+
+    async def scene(node: Node) -> None:
+        await asyncio.gather(*(node.broker.subscribe(f"r{number}") for number in range(100)))
+        monkeypatch.setattr(FakeLink, "subscribe", slow)
+        node.engine.link.events.lost("gone")
+        await asyncio.sleep(2 * OPTIONS.probe_timeout_seconds - OPTIONS.retry_seconds)
+        with pytest.raises(BrokerUnavailable, match="being subscribed to"):
+            await node.broker.check()
+        await node.until_up()
+        assert (len(node.engine.links), node.broker.statistics().rooms_confirmed) == (2, 100)
+
+    play(scene, replace(OPTIONS, batch_rooms=4))
 
 
 def test_an_engine_that_is_deaf_from_the_start_is_not_waited_for_long() -> None:

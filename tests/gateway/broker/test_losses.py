@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,12 @@ from gateway.broker.losses import GAPS_ROOM, MOST_BYTES, MOST_ROOMS, Losses
 from gateway.envelope import Envelope
 from gateway.errors import InvalidEnvelope
 from gateway.message import Message
+from tests.gateway.broker.engines import FakeEngine
 from tests.gateway.broker.test_contract import envelope
 from tests.gateway.broker.test_engine import OPTIONS, play
 from tests.gateway.broker.test_engine import Node as FakeNode
 from tests.gateway.broker.test_failing_engines import QUICK, WITHOUT_CLUSTER, Make, Node, node
+from tests.middleware.virtual_time import run_virtual
 from tests.proxies import Proxy
 from tests.servers import Redis, Server
 
@@ -145,6 +148,48 @@ def test_what_a_deaf_connection_has_confirmed_is_a_gap_for_all(carries: bool) ->
         await asyncio.sleep(0.1)
         notices = [batch for batch in one.engine.link.batches if GAPS_ROOM in batch]
         assert (len(one.engine.links) > 1, bool(notices)) == (True, not carries)
+
+    play(scene)
+
+
+@pytest.mark.parametrize("why", ["it carries nothing", "it is a replica"])
+def test_a_link_that_was_never_live_has_lost_nothing_for_anybody(why: str) -> None:
+    """Nothing was taken while it lasted: no notice, neither at once nor hours later."""
+
+    async def run() -> None:
+        engine = FakeEngine()
+        engine.deaf = True
+        one = FakeNode(engine, replace(OPTIONS, start_seconds=100))
+        starting = asyncio.create_task(one.start())
+        await asyncio.sleep(1)
+        if why == "it is a replica":
+            engine.link.events.misled(why)
+        await asyncio.sleep(OPTIONS.probe_timeout_seconds + OPTIONS.probe_interval_seconds)
+        engine.deaf = False
+        await starting
+        engine.link.events.lost("gone")
+        await asyncio.sleep(0)
+        await one.until_up()
+        await asyncio.sleep(0.1)
+        assert len(engine.links) > 2
+        assert not [batch for link in engine.links for batch in link.batches if GAPS_ROOM in batch]
+        await one.broker.close()
+
+    run_virtual(lambda _: run())
+
+
+def test_what_was_lost_before_a_broker_was_closed_is_told_when_it_is_started_again() -> None:
+    """At once, not behind the next reconnect."""
+
+    async def scene(one: FakeNode) -> None:
+        await asyncio.sleep(0.1)
+        one.engine.frozen.clear()
+        one.broker.post(envelope("r"))
+        await one.broker.close()
+        one.engine.frozen.set()
+        await one.start()
+        await asyncio.sleep(0.1)
+        assert [batch for batch in one.engine.link.batches if GAPS_ROOM in batch]
 
     play(scene)
 
