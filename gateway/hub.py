@@ -132,7 +132,8 @@ class Hub:
         """Subscribe to all of ``rooms`` or to none; each is to be released or ``enter``-ed. Raises ``BrokerUnavailable``.
 
         Those that are new here are asked for together, ``MOST_AT_ONCE`` at a time: they share the engine's round trip. The broker
-        is to be usable for the others, too: who joins hears from then on, or is told that it cannot be.
+        is to be usable for the others, too: who joins hears from then on, or is told that it cannot be. A room that the engine has
+        refused after a reconnect is new in this sense, although it has members here.
         """
         await self.broker.check()
         held: list[str] = []

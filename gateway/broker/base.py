@@ -7,7 +7,8 @@ Promises, held by every broker and tested by one suite over all of them (``tests
    NATS messages of *different* publishers may be interleaved differently on different nodes.
 2. When ``subscribe`` has returned, everything published to the room afterwards, by anyone, is delivered. Over several servers of
    NATS that holds for nodes on the same server; on others it holds once the subscription has travelled there. In one cluster it
-   travels ahead of what this node publishes next, so an answer to that is delivered, too.
+   travels ahead of what this node publishes next, so an answer to that is delivered, too. While the engine is away, or does not
+   allow the room any more, nothing is delivered; a broker that ``Reports`` tells both.
 3. ``deliver`` is called on the event loop, never re-entrantly for one room out of order, and must not raise or wait.
 4. ``post`` never waits: it takes the envelope or raises ``BrokerUnavailable``. What it took may still be lost when the
    engine dies; that is counted, never silent.

@@ -1,10 +1,11 @@
 """``EngineBroker``: a broker over an engine that many nodes share. What an engine is, is in ``link``.
 
-1. *Usable* is one thing: connected, every room confirmed, a probe back on every path and none late. While the broker is not usable,
-   ``post``, ``publish``, ``subscribe`` and ``check`` raise ``BrokerUnavailable`` at once, and say why.
+1. *Usable* is one thing: connected, every room confirmed or refused, a probe back on every path and none late. While the broker is
+   not usable, ``post``, ``publish``, ``subscribe`` and ``check`` raise ``BrokerUnavailable`` at once, and say why.
 2. Nothing is sent twice. What was taken and not confirmed when a link is lost is counted as lost; whoever waits for it is told.
-3. After a loss every wanted room is subscribed again, and then told as a gap: what was missed was missed before that. Other nodes
-   are told which rooms our own lost publications were for (``Losses``), and tell it as a gap of theirs.
+3. After a loss every wanted room is subscribed again, and then told as a gap: what was missed was missed before that. A room that
+   the engine refuses now is told to ``on_refused`` besides, and asked for again over every further link. Other nodes are told which
+   rooms our own lost publications were for (``Losses``), and tell it as a gap of theirs.
 4. ``unsubscribe`` returns at once; ``close`` waits for the engine no longer than ``EngineOptions.close_seconds``.
 """
 
@@ -66,7 +67,11 @@ class EngineBroker(Reports):
             self._probes, clock,
             publish=self._publish_own, live=self._live, failed=self._not_back, lose=self._lose, misled=self._misled,
         )  # fmt: skip
-        self._listener = Listener(options, heard_all=self._prober.heard_all, failed=self._not_subscribed, lose=self._lose)
+        self._listener = Listener(
+            options,
+            heard_all=self._prober.heard_all, failed=self._not_subscribed, lose=self._lose,
+            refused=lambda rooms: self.on_refused(rooms),
+        )  # fmt: skip
         self._supervisor: Supervisor | None = None
         self._max_message_bytes: int | None = None
         self._up = self._was_up = False
@@ -133,7 +138,7 @@ class EngineBroker(Reports):
         self._deliver, self._up, self._why = None, False, "it is closed"
         await supervisor.stop()
         self._supervisor = None
-        self._listener.interest.reset(without=tuple(self._listener.interest.wanted))
+        self._listener.clear()
         self._why = "it is closed"
 
     def statistics(self) -> BrokerStatistics:

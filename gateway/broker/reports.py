@@ -46,6 +46,8 @@ class Reports:
         """Told, for every envelope that arrives, how long ago its publisher accepted it (by the two nodes' clocks)."""
         self.on_gap: Callable[[Collection[str]], None] = _ignore
         """Told, when they are live again, the rooms in which something may have been missed."""
+        self.on_refused: Callable[[Collection[str]], None] = _ignore
+        """Told the rooms that were subscribed to and that the engine does not allow any more: nothing is heard in them now."""
 
     def statistics(self) -> BrokerStatistics:
         """The figures now."""

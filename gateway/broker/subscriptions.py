@@ -5,6 +5,8 @@
 2. A ``hold`` that failed or was cancelled leaves no trace.
 3. ``release`` is synchronous: a connection's teardown never waits for the broker. One reaper unsubscribes rooms that
    nobody has held for ``linger_seconds``, so that a client that reconnects costs the broker nothing.
+4. A room that the broker says to be refused stays subscribed for those who hold it, who may hear it again some time; whoever holds
+   it anew asks the broker, and is told.
 """
 
 from __future__ import annotations
@@ -12,8 +14,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Collection
 
 from .base import Broker
+from .reports import Reports
 
 __all__ = ["Subscriptions"]
 
@@ -23,11 +27,13 @@ logger = logging.getLogger("tidegate.broker")
 
 
 class _Subscription:
-    __slots__ = ("active", "due", "holders", "lock", "queued")
+    __slots__ = ("active", "due", "holders", "lock", "queued", "refused")
 
     def __init__(self) -> None:
         self.holders = 0
         self.active = False
+        self.refused = False
+        """It was active, and the engine does not allow it any more, or has not been asked since."""
         self.lock = asyncio.Lock()
         self.due = 0.0
         """When it may be dropped, on the loop's clock, if nobody holds it by then."""
@@ -49,6 +55,8 @@ class Subscriptions:
         self._rooms: dict[str, _Subscription] = {}
         self._idle: deque[str] = deque()
         self._reaper: asyncio.Task[None] | None = None
+        if isinstance(broker, Reports):
+            broker.on_refused = self._refused
 
     def __len__(self) -> int:
         return len(self._rooms)
@@ -61,7 +69,7 @@ class Subscriptions:
     def hold_now(self, room: str) -> bool:
         """Need ``room`` once more if it is subscribed already; False, and nothing done, when it is not."""
         subscription = self._rooms.get(room)
-        if subscription is None or not subscription.active or subscription.lock.locked():
+        if subscription is None or not subscription.active or subscription.refused or subscription.lock.locked():
             return False
         subscription.holders += 1
         return True
@@ -76,9 +84,9 @@ class Subscriptions:
         subscription.holders += 1
         try:
             async with subscription.lock:
-                if not subscription.active:
+                if not subscription.active or subscription.refused:
                     await self._broker.subscribe(room)
-                    subscription.active = True
+                    subscription.active, subscription.refused = True, False
         except BaseException:
             self.release(room)
             raise
@@ -100,6 +108,11 @@ class Subscriptions:
         if reaper is not None:
             reaper.cancel()
             await asyncio.wait((reaper,))
+
+    def _refused(self, rooms: Collection[str]) -> None:
+        for room in rooms:
+            if room in self._rooms:
+                self._rooms[room].refused = True
 
     def _queue(self, room: str, subscription: _Subscription) -> None:
         if not subscription.queued:

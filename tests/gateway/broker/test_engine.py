@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gateway.broker import EngineBroker, EngineError, EngineOptions
+from gateway.broker import EngineBroker, EngineError, EngineOptions, Subscriptions
 from gateway.broker.link import Events
 from gateway.broker.losses import GAPS_ROOM
 from gateway.envelope import Envelope
@@ -454,19 +454,85 @@ def test_a_room_that_the_engine_refuses_is_refused_alone() -> None:
 
 
 def test_a_room_that_is_refused_to_a_new_link_is_counted_and_holds_nobody_up() -> None:
-    """Its members hear nothing, which the figures tell; the others hear."""
+    """Its members hear nothing, which is told; the others hear."""
 
     async def scene(node: Node) -> None:
         for room in ("a", "b"):
             await node.broker.subscribe(room)
+        refused: list[Collection[str]] = []
+        node.broker.on_refused = refused.append
         node.engine.forbidden = {"a"}
         node.engine.link.events.lost("gone")
         await asyncio.sleep(0)
         await node.until_up()
+        assert refused == [["a"]]
         await node.broker.publish(envelope("b", "heard"))
         statistics = node.broker.statistics()
         assert (statistics.rooms, statistics.rooms_confirmed, statistics.errors["subscribe"]) == (2, 1, 1)
         assert (node.heard, [set(gap) for gap in node.gaps]) == (["heard"], [{"a", "b"}])
+
+    play(scene)
+
+
+@pytest.mark.parametrize("somebody_asks", ["not", "before", "meanwhile"])
+def test_a_room_that_was_refused_for_a_while_is_heard_by_its_members_afterwards(somebody_asks: str) -> None:
+    """Each new link is asked for it, whatever has become of who wanted to join while it was refused."""
+
+    async def scene(node: Node) -> None:
+        await node.broker.subscribe("r")
+        node.engine.forbidden = {"r"}
+        for _ in range(2):
+            node.engine.link.events.lost("gone")
+            await asyncio.sleep(0)
+            await node.until_up()
+            if somebody_asks == "before":
+                with pytest.raises(BrokerUnavailable, match="NOPERM"):
+                    await node.broker.subscribe("r")
+        if somebody_asks == "meanwhile":
+            node.engine.frozen.clear()
+            asking = asyncio.create_task(node.broker.subscribe("r"))
+            await asyncio.sleep(0.1)
+        node.engine.forbidden = set()
+        node.engine.link.events.lost("gone")
+        if somebody_asks == "meanwhile":
+            with pytest.raises(BrokerUnavailable, match="gone"):
+                await asking
+        node.engine.frozen.set()
+        await asyncio.sleep(0)
+        await node.until_up()
+        await node.broker.publish(envelope("r", "heard"))
+        assert node.heard == ["heard"]
+        await node.broker.unsubscribe("r")
+        await asyncio.sleep(0.1)
+        assert node.broker.statistics().rooms == 0
+
+    play(scene)
+
+
+def test_who_joins_a_room_that_was_refused_to_a_new_link_is_told_so() -> None:
+    """Although it has members here: the engine is asked again, and when it allows the room, its members hear, too."""
+
+    async def scene(node: Node) -> None:
+        subscriptions = Subscriptions(node.broker, linger_seconds=1)
+        await subscriptions.hold("r")
+        node.engine.forbidden = {"r"}
+        node.engine.link.events.lost("gone")
+        await asyncio.sleep(0)
+        await node.until_up()
+        assert not subscriptions.hold_now("r")
+        with pytest.raises(BrokerUnavailable, match="NOPERM"):
+            await subscriptions.hold("r")
+        assert subscriptions.rooms == ["r"]
+        node.engine.forbidden = set()
+        await subscriptions.hold("r")
+        assert subscriptions.hold_now("r")
+        await node.broker.publish(envelope("r", "heard"))
+        assert node.heard == ["heard"]
+        for _ in range(3):
+            subscriptions.release("r")
+        await asyncio.sleep(2)
+        assert (len(subscriptions), node.broker.statistics().rooms) == (0, 0)
+        await subscriptions.close()
 
     play(scene)
 
