@@ -4,7 +4,8 @@
 2. A subscription has no queue and no task: messages go on from nats-py's reader as they come. So there is no limit of pending
    messages at which nats-py would drop any; who is too slow is told by the server, and that ends the link.
 3. What is said is written at once, with a ``PING`` behind it in the same write: its ``PONG`` says that the server has taken it all,
-   except what it has called a violation of permissions before that.
+   except what it has called a violation of permissions before that. One that fits nothing said just now means a subscription that
+   we had: the link ends, and the next one is told which rooms it may hear.
 4. nats-py never reconnects by itself: links are made by ``EngineBroker`` alone.
 """
 
@@ -33,7 +34,8 @@ __all__ = ["NatsEngine", "subject_token"]
 CLOSE_SECONDS = 0.2
 
 _PLAIN = re.compile(r"[A-Za-z0-9_:~@/-]+")
-_VIOLATION = re.compile(r'permissions violation for \w+ to "([^"]*)"', re.IGNORECASE)
+_VIOLATION = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"', re.IGNORECASE)
+_PUBLISH, _SUBSCRIPTION = "publish", "subscription"
 _ODD = re.compile(rb"[^A-Za-z0-9_:~@/-]")
 
 
@@ -113,7 +115,7 @@ class NatsLink:
         commands = [
             b"PUB %b %d\r\n%b\r\n" % (subject.encode(), len(data), data) for subject, (_, data) in zip(subjects, batch, strict=True)
         ]
-        return self._client.say(subjects, commands)
+        return self._client.say(_PUBLISH, subjects, commands)
 
     async def subscribe(self, rooms: Sequence[str]) -> Mapping[str, str]:
         try:
@@ -121,7 +123,7 @@ class NatsLink:
                 self._rooms[room] = await self._client.subscribe(self._subject(room), future=self._sink)
         except Error as error:
             raise self._as_engine_error(error) from None
-        answer = await self._client.say([self._subject(room) for room in rooms])
+        answer = await self._client.say(_SUBSCRIPTION, [self._subject(room) for room in rooms])
         refused = {rooms[place]: reason for place, reason in answer.items()}
         if refused:
             await self.unsubscribe([*refused])
@@ -174,8 +176,9 @@ class NatsLink:
             self._events.missed("the client was too slow and dropped messages")
         elif violation := _VIOLATION.search(str(error)):
             reason = self._address.clean(error)
-            if not self._client.refused(violation[1], reason):  # a right that was taken away while we had it
-                self._events.missed(reason)
+            what, subject = violation.groups()
+            if not self._client.refused(what.lower(), subject.lower(), reason):
+                self._events.lost(reason)
 
     async def _closed(self) -> None:
         if not self._sink.closed:
@@ -188,11 +191,14 @@ class NatsLink:
 class _Client(Client):
     """nats-py's own ``flush`` writes its ``PING`` ahead of what that is to confirm, in two writes, a turn of the loop apart."""
 
-    def say(self, subjects: Sequence[str] = (), commands: Iterable[bytes] = ()) -> asyncio.Future[Mapping[int, str]]:
+    def say(
+        self, what: str = "", subjects: Sequence[str] = (), commands: Iterable[bytes] = ()
+    ) -> asyncio.Future[Mapping[int, str]]:
         """Write what nats-py has ready, then ``commands``; the future is done when the server has taken it.
 
         Args:
-            subjects: what is said is about these; the future's result has the refused ones by their place.
+            what, subjects: what is said, in the server's word, is about these; the future's result has the refused ones by their
+                place.
 
         Raises:
             EngineError: the connection is closed.
@@ -200,16 +206,16 @@ class _Client(Client):
         writer = _writer_of(self)
         if not self.is_connected or writer is None or writer.is_closing():  # nats-py hears of it later than we
             raise EngineError("the connection was lost")
-        taken = _Pong(subjects)
+        taken = _Pong(what, subjects)
         writer.write(b"".join((*self._pending, *commands, PING_PROTO)))
         self._pongs.append(taken)
         self._pending, self._pending_data_size = [], 0
         return taken
 
-    def refused(self, subject: str, reason: str) -> bool:
-        """The server has refused something about ``subject``; False when nothing has been said about that."""
+    def refused(self, what: str, subject: str, reason: str) -> bool:
+        """The server has refused it, in its small letters; False when nothing of the kind has been said about ``subject``."""
         pong = self._pongs[0] if self._pongs else None
-        return isinstance(pong, _Pong) and pong.refuse(subject.lower(), reason)
+        return isinstance(pong, _Pong) and pong.refuse(what, subject, reason)
 
 
 def _writer_of(client: Client) -> asyncio.StreamWriter | None:
@@ -223,14 +229,17 @@ class _Pong(asyncio.Future[Mapping[int, str]]):
     nats-py tells refused subjects in small letters. Of two that are the same in small letters, in one write, both count as refused.
     """
 
-    def __init__(self, subjects: Sequence[str]) -> None:
+    def __init__(self, what: str, subjects: Sequence[str]) -> None:
         super().__init__()
+        self._what = what
         self._subjects = subjects
         self._places: defaultdict[str, list[int]] | None = None
         self._refused: dict[int, str] = {}
 
-    def refuse(self, subject: str, reason: str) -> bool:
+    def refuse(self, what: str, subject: str, reason: str) -> bool:
         """What is about ``subject``, in small letters, is not taken; False when nothing is."""
+        if what != self._what:
+            return False
         if self._places is None:
             self._places = defaultdict(list)
             for place, one in enumerate(self._subjects):

@@ -23,8 +23,8 @@ class _Server:
         self.open.set()
         self.pings = asyncio.Semaphore(0)
         self.gone = asyncio.Event()
-        self.missed: asyncio.Queue[str] = asyncio.Queue()
-        """What the link has told to have missed."""
+        self.lost: asyncio.Queue[str] = asyncio.Queue()
+        """Why the link was lost, as it says."""
         self.writer: asyncio.StreamWriter
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -58,7 +58,7 @@ async def link(server: _Server) -> AsyncIterator[NatsLink]:
     listener = await asyncio.start_server(server.serve, "127.0.0.1", 0)
     port = listener.sockets[0].getsockname()[1]
     made = await NatsEngine(Address.parse(f"nats://127.0.0.1:{port}")).connect(
-        Events(*[lambda _: None] * 3, server.missed.put_nowait), 0
+        Events(*[lambda _: None] * 4)._replace(lost=server.lost.put_nowait), 0
     )
     server.lines.clear()
     yield made
@@ -92,12 +92,28 @@ async def test_who_no_longer_waits_takes_nobody_elses_confirmation(link: NatsLin
     assert server.lines == [b"PUB tidegate.a 1", b"1", b"PING", b"PUB tidegate.a 1", b"2", b"PING"]
 
 
-async def test_a_right_that_is_taken_away_is_a_gap(link: NatsLink, server: _Server) -> None:
-    """It belongs to nothing that was said just now: the room is not heard any more, and nobody waits who could be told."""
+REVOKED = b'-ERR \'Permissions Violation for Subscription to "tidegate.a" (sid "1")\'\r\n'
+
+
+async def test_a_right_that_is_taken_away_ends_the_link(link: NatsLink, server: _Server) -> None:
+    """It belongs to nothing that was said just now: the room is not heard any more, and the next link is told so when it asks."""
     await link.subscribe(["a"])
-    server.writer.write(b'-ERR \'Permissions Violation for Subscription to "tidegate.a" (sid "1")\'\r\n')
+    server.writer.write(REVOKED)
     async with asyncio.timeout(5):
-        assert "tidegate.a" in await server.missed.get()
+        assert "tidegate.a" in await server.lost.get()
+
+
+async def test_a_right_to_hear_that_is_taken_away_refuses_no_publication(link: NatsLink, server: _Server) -> None:
+    """Although one to the same room is under way."""
+    await link.subscribe(["a"])
+    server.open.clear()
+    server.pings = asyncio.Semaphore(0)
+    answer = link.publish([("a", b"1")])
+    await server.pings.acquire()
+    server.writer.write(REVOKED)
+    server.open.set()
+    assert await answer == {}
+    assert "tidegate.a" in server.lost.get_nowait()
 
 
 async def test_a_closed_connection_says_so_at_once(link: NatsLink) -> None:
