@@ -35,20 +35,20 @@ class GapTeller:
             self._task = asyncio.get_running_loop().create_task(self._tell(), name="on_gap")
 
     def stop(self) -> None:
-        """Call off what runs."""
-        if self._task is not None:
-            self._task.cancel()
+        """Call off what runs, and forget what it was to tell."""
+        self._rooms.clear()
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
 
     async def _tell(self) -> None:
-        try:
-            while self._rooms:
-                rooms, self._rooms = self._rooms, set()
-                try:
-                    told = self._on_gap(rooms)
-                    if told is not None:
-                        await told
-                except Exception:
-                    logger.exception("on_gap failed")
-                await asyncio.sleep(self._pause_seconds)
-        finally:
-            self._task = None
+        while self._rooms:
+            rooms, self._rooms = self._rooms, set()
+            try:
+                told = self._on_gap(rooms)
+                if told is not None:
+                    await told
+            except Exception:
+                logger.exception("on_gap failed")
+            await asyncio.sleep(self._pause_seconds)
+        self._task = None

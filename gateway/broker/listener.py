@@ -106,11 +106,13 @@ class Listener:
             self._news.set()
 
     async def _tell_all(self, link: Link, own: Collection[str]) -> None:
+        limit: asyncio.Timeout | None = None
         try:
             while True:
                 self._news.clear()
                 while changes := self.interest.changes(self._options.batch_rooms):
-                    async with asyncio.timeout(self._options.probe_timeout_seconds):
+                    limit = asyncio.timeout(self._options.probe_timeout_seconds)
+                    async with limit:
                         refused = await link.subscribe(changes.subscribe) if changes.subscribe else {}
                         if changes.unsubscribe:
                             await link.unsubscribe(changes.unsubscribe)
@@ -120,10 +122,11 @@ class Listener:
                     self._answered(changes.subscribe, refused)
                 self._heard_all()
                 await self._news.wait()
-        except TimeoutError:
-            self._lose(f"subscriptions were not confirmed within {self._options.probe_timeout_seconds:g} s")
         except Exception as error:  # noqa: BLE001 - whatever it is, nothing more would be told
-            detail = str(as_engine_error(error))
+            if limit is not None and limit.expired():  # else a TimeoutError is the system's own
+                detail = f"subscriptions were not confirmed within {self._options.probe_timeout_seconds:g} s"
+            else:
+                detail = str(as_engine_error(error))
             self._failed(detail)
             self._lose(detail)
 

@@ -103,7 +103,9 @@ class RedisLink:
 
     async def subscribe(self, rooms: Sequence[str]) -> Mapping[str, str]:
         refused = await self._tell(rooms, RedisServer.subscribe)
-        return await self._tell([*refused], RedisServer.subscribe_singly) if refused else {}
+        if not refused or self._sharded:  # sharded, each was asked for singly
+            return refused
+        return await self._tell([*refused], RedisServer.subscribe_singly)
 
     async def unsubscribe(self, rooms: Sequence[str]) -> None:
         await self._tell(rooms, RedisServer.unsubscribe)

@@ -116,10 +116,11 @@ class RedisServer:
 
     def _heard(self, reply: Any) -> None:
         """What comes to a subscriber: a message, a confirmation, or an error."""
-        if isinstance(reply, NoPermissionError):
-            _open(self._subscriber).answered(reply, self._refusal(reply))
-        elif isinstance(reply, ResponseError):
-            raise EngineError(self._refusal(reply))
+        if isinstance(reply, ResponseError):
+            refusal = self._refusal(reply)
+            if not isinstance(reply, NoPermissionError):
+                raise EngineError(refusal)
+            _open(self._subscriber).answered(reply, refusal)
         elif reply[0] == self._message:
             self._events.received(reply[2])
         elif not _open(self._subscriber).answered(reply):  # a slot that moves away takes its subscriptions with it

@@ -2,7 +2,7 @@
 
 1. Pauses grow exponentially to a bound, with full jitter: all nodes lose an engine at once and are not to come back at once.
 2. An attempt tries every door of the engine, beginning with another one each time: one that is shut, frozen or leads elsewhere
-   keeps nobody out.
+   keeps nobody out, and what its link has told ends no other.
 3. Serving always ends in ``detach`` and in closing the link; ``stop`` interrupts connecting and pausing, never an end.
 """
 
@@ -100,14 +100,12 @@ class Supervisor:
         failures = 0
         loop = asyncio.get_running_loop()
         while not self._closing:
-            self._lost = loop.create_future()
-            started_at = loop.time()
             try:
                 self._is_idle = True
-                link = await self._connect()
+                link, lost = await self._connect()
                 self._is_idle = False
                 started_at = loop.time()
-                await self._serve(link, self._lost)
+                await self._serve(link, lost)
                 lasted_seconds = loop.time() - started_at
             except EngineError as error:
                 lasted_seconds = 0.0
@@ -129,8 +127,8 @@ class Supervisor:
             finally:
                 await link.close()
 
-    async def _connect(self) -> Link:
-        """Each door may take half of the time that is left, the last one all of it."""
+    async def _connect(self) -> tuple[Link, asyncio.Future[None]]:
+        """A link and what tells that it is lost. Each door may take half of the time that is left, the last one all of it."""
         loop, doors, errors = asyncio.get_running_loop(), self._engine.doors, list[EngineError]()
         deadline = loop.time() + self._options.connect_seconds
         self._door += 1
@@ -144,13 +142,15 @@ class Supervisor:
                 errors.append(error)
         raise EngineError("; ".join(dict.fromkeys(map(str, errors))), permanent=all(error.permanent for error in errors))
 
-    async def _connect_through(self, door: int, seconds: float) -> Link:
+    async def _connect_through(self, door: int, seconds: float) -> tuple[Link, asyncio.Future[None]]:
+        self._lost = lost = asyncio.get_running_loop().create_future()
+        limit = asyncio.timeout(seconds)
         try:
-            async with asyncio.timeout(seconds):
-                return await self._engine.connect(self._events, door)
-        except TimeoutError:
-            raise EngineError(f"no connection within {seconds:.2g} s") from None
+            async with limit:
+                return await self._engine.connect(self._events, door), lost
         except Exception as error:  # a fault in a client is no reason to stop trying
+            if limit.expired():  # else a TimeoutError is the system's own
+                raise EngineError(f"no connection within {float(f'{seconds:.2g}'):g} s") from None
             raise as_engine_error(error) from error
 
 

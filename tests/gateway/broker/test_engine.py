@@ -210,7 +210,15 @@ def test_what_was_under_way_is_lost_counted_and_told() -> None:
 
 
 @pytest.mark.parametrize("call", ["publish", "subscribe", "verify"])
-@pytest.mark.parametrize("error", [RuntimeError("the handler is closed"), OSError("reset"), EngineError("the connection was lost")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("the handler is closed"),
+        OSError("reset"),
+        TimeoutError(110, "Connection timed out"),
+        EngineError("the connection was lost"),
+    ],
+)
 def test_whatever_a_link_raises_ends_it_and_leaves_nothing_behind(
     call: str, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,7 +237,7 @@ def test_whatever_a_link_raises_ends_it_and_leaves_nothing_behind(
             with pytest.raises(BrokerUnavailable, match="lost"):
                 await node.broker.publish(envelope("r"))
         elif call == "subscribe":
-            with pytest.raises(BrokerUnavailable):
+            with pytest.raises(BrokerUnavailable, match=r"the client failed|reset|Connection timed out|the connection was lost"):
                 await node.broker.subscribe("new")
         await asyncio.sleep(OPTIONS.probe_interval_seconds)
         await node.until_up()
@@ -326,6 +334,51 @@ def test_a_door_that_is_shut_keeps_nobody_out(shut: str) -> None:
 
     for _ in range(10):
         run_virtual(lambda _: run())
+
+
+@pytest.mark.parametrize("word", ["lost", "misled"])
+def test_what_a_door_that_was_shut_has_told_does_not_end_the_link_of_the_next(word: str) -> None:
+    """Its link may have said why it is of no use before it failed."""
+
+    class House(FakeEngine):
+        doors = 2
+
+        async def connect(self, events: Events, door: int) -> FakeLink:
+            if door == 0:
+                getattr(events, word)("a replica")
+                raise EngineError("a replica")
+            return await super().connect(events, door)
+
+    async def run() -> None:
+        node = await Node(House()).start()
+        for links in range(2, 6):
+            node.engine.link.events.lost("gone")
+            await asyncio.sleep(0)
+            await node.until_up()
+            assert len(node.engine.links) == links
+        await node.broker.close()
+
+    run_virtual(lambda _: run())
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(120, "within 120 s"), (2.5, "within 2.5 s"), (0.2, "within 0.2 s")])
+def test_how_long_was_waited_for_a_connection_is_told_in_plain_figures(seconds: float, words: str) -> None:
+    """And a time-out of the system's own is told as such."""
+
+    class Hanging(FakeEngine):
+        async def connect(self, events: object, door: int) -> Any:
+            if self.failing:
+                raise self.failing.pop()
+            await asyncio.Event().wait()
+
+    async def run() -> None:
+        for failing, told in (([], words), ([TimeoutError(110, "Connection timed out")], "Connection timed out")):
+            engine = Hanging()
+            engine.failing = [*failing]
+            with pytest.raises(BrokerUnavailable, match=told):
+                await Node(engine, replace(OPTIONS, start_seconds=0.001, connect_seconds=seconds)).start()
+
+    run_virtual(lambda _: run())
 
 
 def test_what_every_door_says_is_told() -> None:

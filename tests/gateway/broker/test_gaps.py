@@ -54,6 +54,18 @@ async def test_a_plain_function_is_as_good_and_its_failing_is_logged(caplog: pyt
     assert caplog.text.count("on_gap failed") == 2
 
 
+async def test_what_was_not_told_by_the_end_is_not_told_after_the_next_start() -> None:
+    """A gap is of the life in which it was found."""
+    told: list[Collection[str]] = []
+    teller = GapTeller(told.append, pause_seconds=0)
+    teller({"before"})
+    teller.stop()
+    await asyncio.sleep(0.01)
+    teller({"after"})
+    await asyncio.sleep(0.01)
+    assert told == [{"after"}]
+
+
 def test_a_telling_that_makes_the_next_gap_is_no_storm() -> None:
     """An application may publish into the very room that loses: once a second."""
 
