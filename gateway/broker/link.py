@@ -99,8 +99,8 @@ class Engine(Protocol):
     where: str
     """Its address without credentials."""
 
-    doors: int
-    """At how many addresses it can be entered; whichever is taken, a link is to the whole engine."""
+    hosts: int
+    """How many lead into it; through whichever it is made, a link is to the whole engine."""
 
-    async def connect(self, events: Events, door: int) -> Link:
-        """A new link, through a door. Raises ``EngineError``, ``OSError``; a cancelled attempt leaves no socket behind."""
+    async def connect(self, events: Events, host: int) -> Link:
+        """A new link, through one of the hosts (from 0). Raises ``EngineError``, ``OSError``; cancelled, it leaves no socket."""

@@ -57,14 +57,14 @@ class NatsEngine:
 
     def __init__(self, address: Address) -> None:
         self.where = address.where
-        self.doors = len(address.hosts)
+        self.hosts = len(address.hosts)
         self._address = address
         self._tls = _Tls(address) if address.tls else None
 
-    async def connect(self, events: Events, door: int) -> NatsLink:
+    async def connect(self, events: Events, host: int) -> NatsLink:
         link = NatsLink(self._address, events)
         try:
-            await link.open(*self._address.hosts[door], self._tls)
+            await link.open(*self._address.hosts[host], self._tls)
         except BaseException as error:
             await link.close()
             if isinstance(error, Error):

@@ -33,12 +33,12 @@ class RedisEngine:
         self.where = address.where
         self._address = address
         self._cluster = cluster
-        self.doors = len(address.hosts)
+        self.hosts = len(address.hosts)
 
-    async def connect(self, events: Events, door: int) -> RedisLink:
+    async def connect(self, events: Events, host: int) -> RedisLink:
         link = RedisLink(self._address, events, sharded=self._cluster)
         try:
-            await link.open(await self._route(*self._address.hosts[door]))
+            await link.open(await self._route(*self._address.hosts[host]))
         except (RedisError, OSError) as error:
             await link.close()
             raise engine_error(error, self._address) from None

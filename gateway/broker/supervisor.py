@@ -1,7 +1,7 @@
 """``Supervisor``: makes a link, has it served until it is lost, makes the next one after a pause. Nothing else ever connects.
 
 1. Pauses grow exponentially to a bound, with full jitter: all nodes lose an engine at once and are not to come back at once.
-2. An attempt tries every door of the engine, beginning with another one each time: one that is shut, frozen or leads elsewhere
+2. An attempt tries every host of the engine, beginning with another one each time: one that is shut, frozen or leads elsewhere
    keeps nobody out, and what its link has told ends no other.
 3. Serving always ends in ``detach`` and in closing the link; ``stop`` interrupts connecting and pausing, never an end.
 """
@@ -48,7 +48,7 @@ class Supervisor:
         self._failed = failed
         self._lost: asyncio.Future[None] | None = None
         self._hopeless = False
-        self._door = random.randrange(engine.doors)  # noqa: S311 - no secret; nodes are to spread over the doors
+        self._host = random.randrange(engine.hosts)  # noqa: S311 - no secret; nodes are to spread over the hosts
         self._closing = False
         self._is_idle = True  # connecting or pausing: it can be cancelled, there is nothing to clean up
         self._tried = asyncio.Event()
@@ -128,26 +128,26 @@ class Supervisor:
                 await link.close()
 
     async def _connect(self) -> tuple[Link, asyncio.Future[None]]:
-        """A link and what tells that it is lost. Each door may take half of the time that is left, the last one all of it."""
-        loop, doors, errors = asyncio.get_running_loop(), self._engine.doors, list[EngineError]()
+        """A link and what tells that it is lost. Each host may take half of the time that is left, the last one all of it."""
+        loop, hosts, errors = asyncio.get_running_loop(), self._engine.hosts, list[EngineError]()
         deadline = loop.time() + self._options.connect_seconds
-        self._door += 1
-        for turn in range(doors):
+        self._host += 1
+        for turn in range(hosts):
             left_seconds = deadline - loop.time()
             try:
-                return await self._connect_through(
-                    (self._door + turn) % doors, left_seconds if turn == doors - 1 else left_seconds / 2
+                return await self._connect_to(
+                    (self._host + turn) % hosts, left_seconds if turn == hosts - 1 else left_seconds / 2
                 )
             except EngineError as error:
                 errors.append(error)
         raise EngineError("; ".join(dict.fromkeys(map(str, errors))), permanent=all(error.permanent for error in errors))
 
-    async def _connect_through(self, door: int, seconds: float) -> tuple[Link, asyncio.Future[None]]:
+    async def _connect_to(self, host: int, seconds: float) -> tuple[Link, asyncio.Future[None]]:
         self._lost = lost = asyncio.get_running_loop().create_future()
         limit = asyncio.timeout(seconds)
         try:
             async with limit:
-                return await self._engine.connect(self._events, door), lost
+                return await self._engine.connect(self._events, host), lost
         except Exception as error:  # a fault in a client is no reason to stop trying
             if limit.expired():  # else a TimeoutError is the system's own
                 raise EngineError(f"no connection within {float(f'{seconds:.2g}'):g} s") from None

@@ -18,7 +18,7 @@ class FakeEngine:
 
     name = "Fake"
     where = "nowhere:1"
-    doors = 1
+    hosts = 1
 
     def __init__(self) -> None:
         self.failing: list[EngineError | OSError] = []
@@ -32,7 +32,7 @@ class FakeEngine:
         self.attempts: list[float] = []
         self.max_message_bytes: int | None = None
 
-    async def connect(self, events: Events, door: int) -> FakeLink:
+    async def connect(self, events: Events, host: int) -> FakeLink:
         self.attempts.append(asyncio.get_running_loop().time())
         if self.failing:
             raise self.failing.pop(0)

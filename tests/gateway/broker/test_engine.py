@@ -292,7 +292,7 @@ def test_an_engine_that_hangs_while_connecting_is_given_up() -> None:
     """An attempt has a time-out, and so has ``start``."""
 
     class Hanging(FakeEngine):
-        async def connect(self, events: object, door: int) -> Any:
+        async def connect(self, events: object, host: int) -> Any:
             await asyncio.Event().wait()
 
     async def run() -> None:
@@ -304,17 +304,17 @@ def test_an_engine_that_hangs_while_connecting_is_given_up() -> None:
 
 
 @pytest.mark.parametrize("shut", ["hangs", "refuses", "leads elsewhere"])
-def test_a_door_that_is_shut_keeps_nobody_out(shut: str) -> None:
+def test_a_host_that_is_shut_keeps_nobody_out(shut: str) -> None:
     """Of three, two: every attempt tries them all, within its time, whichever it begins with."""
     tried: list[int] = []
 
-    class House(FakeEngine):
-        doors = 3
+    class Several(FakeEngine):
+        hosts = 3
 
-        async def connect(self, events: Events, door: int) -> FakeLink:
-            tried.append(door)
-            if door == 1:
-                return await super().connect(events, door)
+        async def connect(self, events: Events, host: int) -> FakeLink:
+            tried.append(host)
+            if host == 1:
+                return await super().connect(events, host)
             if shut == "hangs":
                 await asyncio.Event().wait()
             raise OSError("refused") if shut == "refuses" else EngineError("not one of us", permanent=True)
@@ -322,7 +322,7 @@ def test_a_door_that_is_shut_keeps_nobody_out(shut: str) -> None:
     async def run() -> None:
         tried.clear()
         began = asyncio.get_running_loop().time()
-        node = await Node(House()).start()
+        node = await Node(Several()).start()
         assert asyncio.get_running_loop().time() - began <= OPTIONS.connect_seconds
         first = tried[0]
         tried.clear()
@@ -337,20 +337,20 @@ def test_a_door_that_is_shut_keeps_nobody_out(shut: str) -> None:
 
 
 @pytest.mark.parametrize("word", ["lost", "misled"])
-def test_what_a_door_that_was_shut_has_told_does_not_end_the_link_of_the_next(word: str) -> None:
+def test_what_a_host_that_was_shut_has_told_does_not_end_the_link_of_the_next(word: str) -> None:
     """Its link may have said why it is of no use before it failed."""
 
-    class House(FakeEngine):
-        doors = 2
+    class Several(FakeEngine):
+        hosts = 2
 
-        async def connect(self, events: Events, door: int) -> FakeLink:
-            if door == 0:
+        async def connect(self, events: Events, host: int) -> FakeLink:
+            if host == 0:
                 getattr(events, word)("a replica")
                 raise EngineError("a replica")
-            return await super().connect(events, door)
+            return await super().connect(events, host)
 
     async def run() -> None:
-        node = await Node(House()).start()
+        node = await Node(Several()).start()
         for links in range(2, 6):
             node.engine.link.events.lost("gone")
             await asyncio.sleep(0)
@@ -366,7 +366,7 @@ def test_how_long_was_waited_for_a_connection_is_told_in_plain_figures(seconds: 
     """And a time-out of the system's own is told as such."""
 
     class Hanging(FakeEngine):
-        async def connect(self, events: object, door: int) -> Any:
+        async def connect(self, events: object, host: int) -> Any:
             if self.failing:
                 raise self.failing.pop()
             await asyncio.Event().wait()
@@ -381,14 +381,14 @@ def test_how_long_was_waited_for_a_connection_is_told_in_plain_figures(seconds: 
     run_virtual(lambda _: run())
 
 
-def test_what_every_door_says_is_told() -> None:
+def test_what_every_host_says_is_told() -> None:
     """And it is hopeless only when all of them are."""
 
-    class House(FakeEngine):
-        doors = 2
+    class Several(FakeEngine):
+        hosts = 2
 
     async def run() -> None:
-        engine = House()
+        engine = Several()
         engine.failing = [EngineError("wrong password", permanent=True), OSError("refused")] * 20
         began = asyncio.get_running_loop().time()
         with pytest.raises(BrokerUnavailable, match=r"wrong password; refused"):
