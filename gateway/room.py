@@ -108,6 +108,8 @@ class Room:
         """A former member hears nothing any more."""
         self.members.discard(connection)
         self._ahead.pop(connection, None)
+        if self._newcomers:
+            self._newcomers.pop(connection, None)
         self._snapshot = None
         fan_out = self._fan_out
         if fan_out is not None and fan_out.take_out(connection):

@@ -135,9 +135,7 @@ class Supervisor:
         for turn in range(hosts):
             left_seconds = deadline - loop.time()
             try:
-                return await self._connect_to(
-                    (self._host + turn) % hosts, left_seconds if turn == hosts - 1 else left_seconds / 2
-                )
+                return await self._connect_to((self._host + turn) % hosts, left_seconds if turn == hosts - 1 else left_seconds / 2)
             except EngineError as error:
                 errors.append(error)
         raise EngineError("; ".join(dict.fromkeys(map(str, errors))), permanent=all(error.permanent for error in errors))
