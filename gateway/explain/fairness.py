@@ -2,7 +2,7 @@
 
 1. Whoever holds more than their share of a memory gives way first, down to it: the heaviest, and of theirs the quietest.
 2. Then what is idle gives way, then what is quietest. What belongs to several is nobody's and gives way only there.
-3. A few give way at once, so that choosing them costs a newcomer little.
+3. Many give way at once, so that choosing them costs a newcomer little.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ __all__ = ["Held", "give_way", "owner_of"]
 
 SHARE = 10
 """Nobody keeps more than a tenth of a memory that is full."""
-PARTS = 50
-"""How much gives way at once: a fiftieth."""
+PARTS = 10
+"""How much gives way at once: a tenth."""
 
 
 class Held(NamedTuple):
