@@ -99,7 +99,7 @@ class Load:
             await client.shake_hands("/ws/feed:1")
             hearers = 1
             while hearers and not self._stopping:
-                payload = secrets.token_bytes(60_000)
+                payload = secrets.token_bytes(500_000)  # a kernel buffers some megabytes
                 _, published = await self._gateway.publish("/api/rooms/feed:1/messages", payload, "application/octet-stream")
                 hearers = published["recipients_local"]
 
